@@ -1,0 +1,116 @@
+"""Encoders by name: small residual networks made for CPUs and small images, torchvision's, raw pixels."""
+
+import re
+from collections.abc import Callable
+
+import torch
+import torchvision.models
+from torch import nn
+from typing_extensions import override
+
+from vicinal.errors import InvalidArgumentError, did_you_mean
+from vicinal.modalities.image.resnet import SmallResNet
+
+_SMALL = re.compile(r"resnet(10|18|34)-w(\d{1,3})(-s1)?$")
+_TORCHVISION = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "convnext_tiny",
+    "convnext_small",
+    "vit_b_16",
+    "vit_b_32",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+)
+_SMALL_EXAMPLES = ("resnet10-w32", "resnet18-w24", "resnet18-w32", "resnet18-w64-s1", "resnet34-w32")
+
+
+class Backbone(nn.Module):
+    """A network that gives one embedding an image, and knows its dimension.
+
+    Args:
+        body: x_BCHW -> x_BD, or anything that flattens to it.
+        dimension: D.
+    """
+
+    def __init__(self, body: nn.Module, *, dimension: int) -> None:
+        super().__init__()
+        self.body = body
+        self.dimension = dimension
+
+    @override
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns x_BD, of the floating type of the input (or of autocast)."""
+        x_BD: torch.Tensor = self.body(x_BCHW)
+        return x_BD.flatten(1)
+
+
+def names() -> tuple[str, ...]:
+    """Returns names that ``create`` knows; the small networks come in any depth 10, 18, 34 and width."""
+    return (*_SMALL_EXAMPLES, *_TORCHVISION, "pixels")
+
+
+def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
+    """Makes a randomly initialised backbone.
+
+    Args:
+        name: ``resnet18-w24`` (depth, width; ``-s1`` keeps the full resolution in the stem), a torchvision name
+            such as ``resnet50``, or ``pixels``, which only flattens.
+        channels: channels of the images, 1 or 3.
+        image_size: side of the images in pixels; matters to ``pixels`` and to vision transformers.
+
+    Raises:
+        InvalidArgumentError: no such backbone; the message suggests one.
+    """
+    if name == "pixels":
+        return Backbone(nn.Flatten(), dimension=channels * image_size * image_size)
+    if match := _SMALL.match(name):
+        depth, width, stem = int(match[1]), int(match[2]), 1 if match[3] else 2
+        if width < 8 or width % 8:  # noqa: PLR2004
+            raise InvalidArgumentError(f"encoder {name!r}: the width must be a multiple of 8, got {width}")
+        small = SmallResNet(depth=depth, width=width, channels=channels, stem_stride=stem)
+        return Backbone(small, dimension=small.dimension)
+    if name in _TORCHVISION:
+        return _from_torchvision(name, channels=channels, image_size=image_size)
+    raise InvalidArgumentError(f"unknown encoder {name!r}{did_you_mean(name, names())}", field="encoder")
+
+
+def _from_torchvision(name: str, *, channels: int, image_size: int) -> Backbone:
+    make: Callable[..., nn.Module] = getattr(torchvision.models, name)
+    options = {"image_size": image_size} if name.startswith("vit") else {}
+    if name.startswith("vit") and image_size % int(name.rsplit("_", 1)[1]):
+        raise InvalidArgumentError(
+            f"encoder {name!r} needs an image size that is a multiple of {name.rsplit('_', 1)[1]}"
+        )
+    network = make(weights=None, **options)
+    dimension = _remove_head(network)
+    if channels != 3:  # noqa: PLR2004
+        _replace_stem(network, channels)
+    return Backbone(network, dimension=dimension)
+
+
+def _remove_head(network: nn.Module) -> int:
+    """Replaces the last linear layer by nothing, and returns what it took in."""
+    linear = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    path, head = linear[-1]
+    if path.startswith("classifier.") and path.rsplit(".", 1)[1] == "3":  # mobilenet: a hidden layer before the head
+        path, head = linear[-2]
+        network.set_submodule("classifier", nn.Identity())
+    else:
+        network.set_submodule(path, nn.Identity())
+    return int(head.in_features)
+
+
+def _replace_stem(network: nn.Module, channels: int) -> None:
+    path, stem = next((p, m) for p, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    assert not isinstance(stem.padding, str)
+    new = nn.Conv2d(
+        channels,
+        stem.out_channels,
+        kernel_size=(stem.kernel_size[0], stem.kernel_size[1]),
+        stride=(stem.stride[0], stem.stride[1]),
+        padding=(stem.padding[0], stem.padding[1]),
+        bias=stem.bias is not None,
+    )
+    network.set_submodule(path, new)

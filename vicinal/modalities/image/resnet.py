@@ -1,0 +1,79 @@
+"""Small residual networks: the shape of ResNet-18 with a narrow width and a 3 x 3 stem.
+
+"Deep Residual Learning for Image Recognition", arXiv:1512.03385, table 1, basic blocks.
+Differs: width as asked; 3 x 3 stem of stride 1 or 2 and no max-pooling, for images of 28 to 128
+pixels; the last normalisation of each block starts at zero (arXiv:1706.02677, section 5.1).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+from typing_extensions import override
+
+_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut.
+
+    Args:
+        channels_in: channels that come in.
+        channels_out: channels that go out.
+        stride: 1 or 2, of the first convolution and of the shortcut.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        nn.init.zeros_(self.norm2.weight)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    @override
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns the block's output, of half the height and width when the stride is 2."""
+        y_BCHW = functional.relu(self.norm1(self.conv1(x_BCHW)), inplace=True)
+        y_BCHW = self.norm2(self.conv2(y_BCHW))
+        return functional.relu(y_BCHW + self.shortcut(x_BCHW))
+
+
+class SmallResNet(nn.Module):
+    """A residual network of four stages of width W, 2W, 4W, 8W.
+
+    Args:
+        depth: 10, 18 or 34.
+        width: W, channels of the stem and of the first stage.
+        channels: channels of the images.
+        stem_stride: 1 or 2.
+    """
+
+    def __init__(self, *, depth: int, width: int, channels: int, stem_stride: int) -> None:
+        super().__init__()
+        self.dimension = 8 * width
+        self.stem = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        blocks: list[nn.Module] = []
+        channels_in = width
+        for stage, count in enumerate(_DEPTHS[depth]):
+            for position in range(count):
+                stride = 2 if stage > 0 and position == 0 else 1
+                channels_out = width << stage
+                blocks.append(BasicBlock(channels_in, channels_out, stride=stride))
+                channels_in = channels_out
+        self.blocks = nn.Sequential(*blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @override
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns x_BD, the mean over the last feature map."""
+        x_BCHW = functional.relu(self.norm(self.stem(x_BCHW)), inplace=True)
+        x_BCHW = self.blocks(x_BCHW)
+        return x_BCHW.mean(dim=(2, 3))
