@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vicinal.errors import ArtifactNotFoundError, CorruptArtifactError, StorageError, VicinalError
+from vicinal.errors import ArtifactNotFoundError, CorruptArtifactError, StorageError
 from vicinal.types import JsonObject
 
 MANIFEST = "manifest.json"
@@ -50,8 +50,6 @@ def storage_guard(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, VicinalError):
-            raise
         where = error.filename or path
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageError(

@@ -20,7 +20,8 @@ def names(family: str) -> tuple[str, ...]:
         family: dotted name of the package, such as ``index.kinds``.
     """
     spec = importlib.util.find_spec(family)
-    assert spec is not None and spec.submodule_search_locations is not None, family
+    assert spec is not None, family
+    assert spec.submodule_search_locations is not None, family
     found = pkgutil.iter_modules([str(Path(place)) for place in spec.submodule_search_locations])
     return tuple(sorted(info.name for info in found if not info.name.startswith("_")))
 

@@ -262,6 +262,7 @@ class Store:
         """Keeps a version from being collected while it is open."""
         path = self.path(family, version)
         with _locked(path / MANIFEST, shared=True, wait=True):
+            self.path(family, version)  # it may have been collected between the look and the lock
             yield path
 
     def collect(self, *, keep: int, pinned: frozenset[str] = frozenset()) -> list[str]:

@@ -1,0 +1,1 @@
+"""The demo: the whole product, end to end, on real images."""
