@@ -55,7 +55,7 @@ def storage_guard(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left for {where}; nothing that is served has changed; free space or run: vicinal gc"
             ) from error
-        raise StorageError(f"cannot write {where}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write {where}: {error.strerror}") from error
 
 
 def digest_file(path: Path) -> str:
@@ -126,7 +126,7 @@ def read_manifest(directory: Path, *, kind: str, version: int, verify: bool = Tr
     except FileNotFoundError as error:
         raise ArtifactNotFoundError(f"no {kind} at {directory}: {MANIFEST} is missing") from error
     except OSError as error:
-        raise ArtifactNotFoundError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ArtifactNotFoundError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise _corrupt(path, "is not a manifest") from error
     if manifest.format != f"vicinal.{kind}":

@@ -47,7 +47,7 @@ class _LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
     @override
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Lists the verbs in the order of the data flow."""
         return list(VERBS)
 
@@ -61,7 +61,7 @@ class _LazyGroup(click.Group):
         return _load(cmd_name)
 
     @override
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the help lines without importing anything."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
