@@ -55,7 +55,7 @@ def storage_guard(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left for {where}; nothing that is served has changed; free space or run: vicinal gc"
             ) from error
-        raise StorageError(f"cannot write {where}: {error.strerror}") from error
+        raise StorageError(f"cannot write {where}: {error}") from error
 
 
 def digest_file(path: Path) -> str:
@@ -126,12 +126,12 @@ def read_manifest(directory: Path, *, kind: str, version: int, verify: bool = Tr
     except FileNotFoundError as error:
         raise ArtifactNotFoundError(f"no {kind} at {directory}: {MANIFEST} is missing") from error
     except OSError as error:
-        raise ArtifactNotFoundError(f"cannot read {path}: {error.strerror}") from error
+        raise ArtifactNotFoundError(f"cannot read {path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise _corrupt(path, "is not a manifest") from error
     if manifest.format != f"vicinal.{kind}":
         raise _corrupt(path, f"is a {manifest.format}, wanted vicinal.{kind}")
-    if not isinstance(manifest.format_version, int) or not 1 <= manifest.format_version <= version:
+    if manifest.format_version not in range(1, version + 1):
         raise _corrupt(path, f"has format_version {manifest.format_version}, this build reads 1 to {version}")
     check_files(directory, manifest, verify=verify)
     return manifest
