@@ -1,0 +1,87 @@
+"""A zip archive of image files, read in place: members are never extracted to disk.
+
+What a member unpacks to is bounded by ``MAX_ITEM_BYTES`` whatever its header claims.
+"""
+
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from vicinal.corpus import MAX_ITEM_BYTES, CorpusItem, CorpusSpec, Quarantined
+from vicinal.errors import InvalidCorpusError, InvalidImageError
+from vicinal.item_names import is_image_name, label_of, member_path
+
+_ENCRYPTED = 0x1
+_BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+OPTIONS: tuple[str, ...] = ()
+
+
+def recognises(location: str) -> bool:
+    """Says whether the location is a file named like a zip archive."""
+    return location.lower().endswith((".zip", ".cbz")) and Path(location).is_file()
+
+
+class Reader:
+    """A zip archive of image files."""
+
+    sequential = False
+
+    def __init__(self, spec: CorpusSpec) -> None:
+        try:
+            self._archive = zipfile.ZipFile(spec.location)
+        except _BROKEN as error:
+            raise InvalidCorpusError(
+                f"{spec.location} is not a whole zip archive ({error}); was it cut short while it was copied?"
+            ) from error
+        self._by_offset: dict[int, zipfile.ZipInfo] | None = None
+        self._lock = threading.Lock()
+
+    def entries(self, under: str) -> Iterator[CorpusItem | Quarantined]:  # noqa: ARG002 - the directory is in memory
+        """Yields the images in the order of their names."""
+        members = [info for info in self._archive.infolist() if not info.is_dir() and is_image_name(info.filename)]
+        members.sort(key=lambda info: (info.filename, info.header_offset))
+        for info in members:
+            path = member_path(info.filename)
+            if isinstance(path, Quarantined):
+                yield path
+            elif info.flag_bits & _ENCRYPTED:
+                yield Quarantined(item_id=path, reason="ENCRYPTED", message="it is encrypted; pack it again without")
+            elif info.file_size > MAX_ITEM_BYTES:
+                message = f"it unpacks to {info.file_size} bytes, at most {MAX_ITEM_BYTES} are read"
+                yield Quarantined(item_id=path, reason="TOO_LARGE", message=message)
+            else:
+                yield CorpusItem(
+                    item_id=path,
+                    path=path,
+                    label=label_of(path),
+                    stamp=f"{info.file_size}-{info.CRC:08x}",
+                    locator=str(info.header_offset),
+                )
+
+    def read(self, item: CorpusItem) -> bytes:
+        """Returns the unpacked member, whose checksum is compared."""
+        info = self._member(item)
+        try:
+            with self._archive.open(info) as stream:
+                content = stream.read(MAX_ITEM_BYTES + 1)
+        except _BROKEN as error:
+            raise InvalidImageError(f"{item.item_id!r} is damaged in its archive: {error}") from error
+        if len(content) > MAX_ITEM_BYTES:
+            raise InvalidImageError(f"{item.item_id!r} unpacks to more than {MAX_ITEM_BYTES} bytes")
+        return content
+
+    def _member(self, item: CorpusItem) -> zipfile.ZipInfo:
+        with self._lock:
+            if self._by_offset is None:
+                self._by_offset = {info.header_offset: info for info in self._archive.infolist()}
+        info = self._by_offset.get(int(item.locator or -1))
+        if info is None or member_path(info.filename) != item.path:
+            raise InvalidImageError(f"{item.item_id!r} is no longer in its archive; run the command again")
+        return info
+
+    def close(self) -> None:
+        """Closes the archive."""
+        self._archive.close()
