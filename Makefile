@@ -49,13 +49,20 @@ check: $(STAMP) ## lint, types, import direction, protos, Dockerfile, spelling
 test-fast: $(STAMP) ## the tests that take no processes and no patience
 	$(BIN)/python -m pytest -q -m "not slow and not e2e and not gpu"
 
-test: check ## everything CI runs
+test: images check ## everything CI runs
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 bench: $(STAMP) ## a quick form of every benchmark; results in benchmarks/results/
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick; done
 
-demo: $(STAMP) ## the whole product on Fashion-MNIST: pretrain to refresh, with a report
+# Real images for the demo and the tests: Debian's package where apt and root allow; else the demo looks further.
+.PHONY: images
+images:
+	@test -d /usr/share/datasets/fashion-mnist || test -n "$(IMAGES)" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dataset-fashion-mnist >/dev/null; } \
+	  || echo "dataset-fashion-mnist could not be installed; going on without it" >&2
+
+demo: $(STAMP) images ## the whole product on Fashion-MNIST: pretrain to refresh, with a report
 	$(BIN)/python -m vicinal demo --workspace $(WORKSPACE) $(if $(IMAGES),--images $(IMAGES))
 
 clean: ## remove the environment and caches

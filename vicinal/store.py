@@ -14,7 +14,6 @@ file that is replaced by rename. So a crash at any moment leaves whole versions 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -23,17 +22,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from vicinal.artifact import MANIFEST, storage_guard, sync_path, sync_tree
 from vicinal.errors import (
     ArtifactNotFoundError,
-    BusyError,
     CorruptArtifactError,
     InvalidArgumentError,
     NoActiveSnapshotError,
     SnapshotNotFoundError,
 )
+from vicinal.locks import is_held, locked
 
 FAMILIES = ("encoders", "embeddings", "snapshots")
 FORMAT_VERSION = 1
@@ -136,26 +134,19 @@ class Store:
         Raises:
             BusyError: another process holds it and ``wait`` is false.
         """
-        with _locked(self.root / ".lock", shared=False, wait=wait):
+        with locked(self.root / ".lock", shared=False, wait=wait):
             yield
 
     @contextlib.contextmanager
     def stage(self, family: str) -> Iterator[Staging]:
-        """Gives a new directory to write a version in; what is not committed is removed.
-
-        Args:
-            family: one of ``FAMILIES``.
-
-        Raises:
-            StorageError: the disk is full or failed.
-        """
+        """Gives a new directory to write a version of a family in; what is not committed is removed."""
         assert family in FAMILIES, family
         path = self.root / ".staging" / uuid.uuid4().hex
         guard = path.with_suffix(".lock")
         with storage_guard(path):
             path.parent.mkdir(exist_ok=True)
         try:
-            with _locked(guard, shared=False, wait=True), storage_guard(path):
+            with locked(guard, shared=False, wait=True), storage_guard(path):
                 path.mkdir()
                 yield Staging(self, family, path)
         finally:
@@ -176,8 +167,7 @@ class Store:
 
     def versions(self, family: str) -> list[str]:
         """Returns the versions of a family, oldest first."""
-        place = self.root / family
-        return sorted((p.name for p in place.iterdir() if p.name.isdecimal()), key=int) if place.is_dir() else []
+        return sorted((p.name for p in (self.root / family).glob("[0-9]*") if p.name.isdecimal()), key=int)
 
     def path(self, family: str, version: str) -> Path:
         """Returns the directory of a version.
@@ -261,7 +251,7 @@ class Store:
     def hold(self, family: str, version: str) -> Iterator[Path]:
         """Keeps a version from being collected while it is open."""
         path = self.path(family, version)
-        with _locked(path / MANIFEST, shared=True, wait=True):
+        with locked(path / MANIFEST, shared=True, wait=True):
             self.path(family, version)  # it may have been collected between the look and the lock
             yield path
 
@@ -281,14 +271,14 @@ class Store:
                 pinned = pinned | {self.active().snapshot}
             for version in self.versions("snapshots")[: -max(keep, 1)]:
                 path = self.root / "snapshots" / version
-                if version in pinned or _is_held(path / MANIFEST):
+                if version in pinned or is_held(path / MANIFEST):
                     continue
                 trash = self.root / ".staging" / f"trash-{uuid.uuid4().hex}"
                 path.rename(trash)
                 shutil.rmtree(trash)
                 removed.append(f"snapshots/{version}")
             for path in (self.root / ".staging").iterdir():
-                if path.suffix != ".lock" and not _is_held(path.with_suffix(".lock")):
+                if path.suffix != ".lock" and not is_held(path.with_suffix(".lock")):
                     shutil.rmtree(path, ignore_errors=True)
                     path.with_suffix(".lock").unlink(missing_ok=True)
         return removed
@@ -305,26 +295,3 @@ def _replace(path: Path, value: object) -> None:
         sync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, *, shared: bool, wait: bool) -> Iterator[IO[bytes]]:
-    with storage_guard(path):
-        stream = path.open("rb" if shared else "ab")
-    with stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise BusyError(f"another process is writing to {path.parent}; wait for it to end") from error
-        yield stream
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False

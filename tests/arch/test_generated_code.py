@@ -26,10 +26,11 @@ def test_generated_code_is_what_the_protos_give(tmp_path):
 def test_every_rpc_documents_its_errors():
     for path in (ROOT / "protos" / "vicinal" / "v1").glob("*_service.proto"):
         lines = path.read_text().splitlines()
-        for number, line in enumerate(lines):
+        comment: list[str] = []
+        for line in lines:
+            if line.lstrip().startswith("//"):
+                comment.append(line)
+                continue
             if line.startswith("  rpc "):
-                comment = []
-                while lines[number - 1].lstrip().startswith("//"):
-                    number -= 1
-                    comment.append(lines[number])
                 assert any("Errors:" in text for text in comment), f"{path.name}: {line.strip()}"
+            comment = []
