@@ -53,7 +53,7 @@ test: images check ## everything CI runs
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 bench: $(STAMP) ## a quick form of every benchmark; results in benchmarks/results/
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick; done
+	for script in benchmarks/bench_*.py; do $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" --quick; done
 
 # Real images for the demo and the tests: Debian's package where apt and root allow; else the demo looks further.
 .PHONY: images

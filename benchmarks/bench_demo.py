@@ -1,7 +1,7 @@
 """The demo as a benchmark: the whole product on Fashion-MNIST, its report as figures.
 
-python benchmarks/bench_demo.py            60,000 + 10,000 images, two minutes of pretraining
-python benchmarks/bench_demo.py --quick    3,500 images, proves the script
+python -m benchmarks.bench_demo            60,000 + 10,000 images, two minutes of pretraining
+python -m benchmarks.bench_demo --quick    3,500 images, proves the script
 """
 
 import json
@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from frame import ROOT, Frame
+from benchmarks.frame import ROOT, Frame
 
 
 def _arguments(parser: ArgumentParser) -> None:

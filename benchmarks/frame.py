@@ -112,7 +112,7 @@ class Frame:
         self._print()
         result = {
             "what": self.what,
-            "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
             "commit": _commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self.started, 1),
