@@ -1,0 +1,1 @@
+"""Serves snapshots over gRPC: search, few-shot classification, labels, hot swap."""

@@ -1,0 +1,42 @@
+"""What other people's programs import: a blocking and an asyncio client, numpy in, numpy out.
+
+Needs grpc, protobuf and numpy alone. Errors are those of ``vicinal.errors``: the class that the
+server raised is raised here.
+"""
+
+from vicinal.client.aio import AsyncClient
+from vicinal.client.channel import RetryPolicy, Security
+from vicinal.client.results import (
+    BatchSearchResult,
+    CurvePoint,
+    EmbedResult,
+    Item,
+    ItemPage,
+    ItemResult,
+    Plan,
+    SearchResult,
+    Snapshot,
+    SnapshotPage,
+)
+from vicinal.client.search import Options
+from vicinal.client.sync import Client
+from vicinal.types import SnapshotRef
+
+__all__ = [
+    "AsyncClient",
+    "BatchSearchResult",
+    "Client",
+    "CurvePoint",
+    "EmbedResult",
+    "Item",
+    "ItemPage",
+    "ItemResult",
+    "Options",
+    "Plan",
+    "RetryPolicy",
+    "SearchResult",
+    "Security",
+    "Snapshot",
+    "SnapshotPage",
+    "SnapshotRef",
+]

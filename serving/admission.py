@@ -1,0 +1,81 @@
+"""Who may come in: a bound on the calls in flight, for each client and in all.
+
+What is over the bound is refused at once with RetryInfo, so that no queue can grow and callers that
+are let in keep their latency.
+"""
+
+from collections import Counter
+
+from serving.config import LimitsConfig
+from vicinal.codec import RETRY_AFTER_KEY
+from vicinal.errors import OverloadedError, UnavailableError
+
+
+class Admission:
+    """Counts the calls of one worker; used in the event loop alone, so it needs no lock.
+
+    Args:
+        limits: the bounds.
+    """
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self.in_flight = 0
+        """Unary calls in progress."""
+        self.streams = 0
+        """Streams open."""
+        self.refused_count = 0
+        """Calls refused since the start."""
+        self.draining = False
+        """Whether new calls are turned away because the server is stopping."""
+        self._limits = limits
+        self._by_client: Counter[str] = Counter()
+
+    def enter(self, client: str) -> None:
+        """Lets a unary call in.
+
+        Raises:
+            OverloadedError: too many are in flight, from this client or in all.
+            UnavailableError: the server is stopping.
+        """
+        limits = self._limits
+        if self.draining:
+            raise UnavailableError("the server is shutting down; retry on another")
+        if self.in_flight >= limits.max_in_flight:
+            raise self._refusal(f"{self.in_flight} requests are in flight, the limit is {limits.max_in_flight}")
+        if self._by_client[client] >= limits.max_in_flight_per_client:
+            raise self._refusal(
+                f"{self._by_client[client]} requests of yours are in flight, "
+                f"the limit for one client is {limits.max_in_flight_per_client}"
+            )
+        self.in_flight += 1
+        self._by_client[client] += 1
+
+    def leave(self, client: str) -> None:
+        """Takes a unary call out."""
+        self.in_flight -= 1
+        if self._by_client[client] <= 1:
+            del self._by_client[client]
+        else:
+            self._by_client[client] -= 1
+
+    def enter_stream(self) -> None:
+        """Lets a stream in.
+
+        Raises:
+            OverloadedError: too many are open.
+            UnavailableError: the server is stopping.
+        """
+        if self.draining:
+            raise UnavailableError("the server is shutting down; retry on another")
+        if self.streams >= self._limits.max_streams:
+            raise self._refusal(f"{self.streams} streams are open, the limit is {self._limits.max_streams}")
+        self.streams += 1
+
+    def leave_stream(self) -> None:
+        """Takes a stream out."""
+        self.streams -= 1
+
+    def _refusal(self, what: str) -> OverloadedError:
+        self.refused_count += 1
+        wait_ms = self._limits.retry_after_ms
+        return OverloadedError(f"{what}; retry after {wait_ms} ms", metadata={RETRY_AFTER_KEY: str(wait_ms)})

@@ -1,0 +1,273 @@
+"""Turns the queries of a request into vectors of the generation that answers.
+
+A query is an item of the snapshot, an image, a vector, or examples of those. What is wrong with one
+query is that query's error; the others are answered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serving.config import LimitsConfig
+from serving.generation import Generation
+from vicinal.codec import decode_vector
+from vicinal.errors import (
+    DimensionMismatchError,
+    InternalError,
+    InvalidArgumentError,
+    InvalidImageError,
+    InvalidVectorError,
+    NoEncoderError,
+    VicinalError,
+)
+from vicinal.types import F32Array, I64Array, Metric
+from vicinal.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from serving.context import Call
+
+_MAX_EXAMPLES = 1000
+_MAX_ID_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The vectors of Q queries."""
+
+    x_QD: F32Array
+    """float32, shape (Q, D); finite and, under cosine, not zero where there is no error; else zeros."""
+    errors: list[VicinalError | None]
+    """What was wrong with each query."""
+    own_rows_Q: I64Array
+    """Row of the item that was asked about, int64, -1 for queries that are no items."""
+
+    def raise_first(self) -> None:
+        """Raises the first error, if there is any."""
+        for error in self.errors:
+            if error is not None:
+                raise error
+
+
+class Queries:
+    """Resolves queries within the limits of a server.
+
+    Args:
+        limits: the limits.
+    """
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self._limits = limits
+
+    def is_slow(self, queries: Sequence[types_pb2.Query]) -> bool:
+        """Returns whether resolving takes so long that it belongs into a thread (images, examples)."""
+        return any(query.WhichOneof("query") in {"content", "examples"} for query in queries)
+
+    def resolve(self, generation: Generation, queries: Sequence[types_pb2.Query], call: "Call") -> Resolved:
+        """Turns queries into vectors.
+
+        Args:
+            generation: the snapshot and encoder that answer.
+            queries: Q messages; names in errors count from ``queries[0]`` when there are several.
+            call: whose deadline is checked before and after the images.
+
+        Raises:
+            InvalidArgumentError: more images than the server's limit.
+            DeadlineExceededError: the deadline has passed.
+        """
+        flat, spans = _flatten(queries)
+        x_MD = np.zeros((len(flat), generation.snapshot.dimension), dtype=np.float32)
+        errors: list[VicinalError | None] = [None] * len(flat)
+        rows_M = np.full(len(flat), -1, dtype=np.int64)
+        images: list[int] = []
+        for position, query in enumerate(flat):
+            if query.WhichOneof("query") == "content":
+                images.append(position)
+                continue
+            try:
+                rows_M[position] = _resolve_cheap(generation, query, x_MD[position])
+            except VicinalError as error:
+                errors[position] = error
+        self._embed_into(generation, [(place, flat[place].content) for place in images], x_MD, errors, call)
+        check_vectors(generation, x_MD, errors)
+        if spans is None:
+            return Resolved(x_QD=x_MD, errors=errors, own_rows_Q=rows_M)
+        return _combine(generation, spans, x_MD, errors, rows_M)
+
+    def embed(
+        self, generation: Generation, contents: Sequence[bytes], call: "Call"
+    ) -> tuple[F32Array, list[VicinalError | None]]:
+        """Embeds images.
+
+        Args:
+            generation: whose encoder is used.
+            contents: encoded images.
+            call: whose deadline is checked.
+
+        Returns:
+            float32, shape (len(contents), D), and what was wrong with each.
+
+        Raises:
+            InvalidArgumentError: more images than the server's limit.
+            NoEncoderError: the snapshot carries no encoder.
+            DeadlineExceededError: the deadline has passed.
+        """
+        if generation.encoder is None:
+            raise NoEncoderError(f"{generation.ref.name} has no encoder; query by vector or item id")
+        errors: list[VicinalError | None] = [None] * len(contents)
+        x_BD = np.zeros((len(contents), generation.snapshot.dimension), dtype=np.float32)
+        self._embed_into(generation, list(enumerate(contents)), x_BD, errors, call)
+        return x_BD, errors
+
+    def _embed_into(
+        self,
+        generation: Generation,
+        images: list[tuple[int, bytes]],
+        x_MD: F32Array,
+        errors: list[VicinalError | None],
+        call: "Call",
+    ) -> None:
+        if not images:
+            return
+        if len(images) > self._limits.max_images:
+            raise InvalidArgumentError(
+                f"{len(images)} images in one request, the limit is {self._limits.max_images}; send several requests"
+            )
+        good: list[tuple[int, bytes]] = []
+        for place, content in images:
+            errors[place] = self._refusal(generation, content)
+            if errors[place] is None:
+                good.append((place, content))
+        if not good or generation.encoder is None:
+            return
+        call.check()
+        found_BD, wrong = generation.encoder.embed_contents([content for _, content in good])
+        call.check()
+        for (place, _), x_D, error in zip(good, found_BD, wrong, strict=True):
+            errors[place] = error
+            if error is None:
+                x_MD[place] = x_D
+
+    def _refusal(self, generation: Generation, content: bytes) -> VicinalError | None:
+        if generation.encoder is None:
+            return NoEncoderError(f"{generation.ref.name} has no encoder; query by vector or item id", field="content")
+        if not content:
+            return InvalidImageError("an image has no bytes", field="content")
+        if len(content) > self._limits.max_image_mib * 2**20:
+            return InvalidImageError(
+                f"an image has {len(content):,} bytes, the limit is {self._limits.max_image_mib:g} MiB", field="content"
+            )
+        return None
+
+
+def check_vectors(generation: Generation, x_QD: F32Array, errors: list[VicinalError | None]) -> None:
+    """Notes an error for each row that is not finite or has no direction, and zeroes it.
+
+    Args:
+        generation: whose metric counts.
+        x_QD: float32, shape (Q, D); wrong rows are zeroed in place.
+        errors: one entry a row; those already wrong stay.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms_Q = np.einsum("qd,qd->q", x_QD, x_QD)
+    suspect_Q = ~np.isfinite(norms_Q)
+    if generation.snapshot.metric is Metric.COSINE:
+        suspect_Q |= norms_Q == 0
+    for row in np.flatnonzero(suspect_Q):
+        if errors[row] is None:
+            errors[row] = _what_is_wrong(x_QD[row])
+        x_QD[row] = 0
+
+
+def _what_is_wrong(x_D: F32Array) -> VicinalError:
+    bad = np.flatnonzero(~np.isfinite(x_D))
+    if bad.size:
+        return InvalidVectorError(
+            f"value {bad[0]} of the vector is {x_D[bad[0]]}; every value must be finite", field="query.vector"
+        )
+    if not x_D.any():
+        return InvalidVectorError("a zero vector has no direction, which cosine needs", field="query.vector")
+    return InvalidVectorError("the vector's length is out of float32 range; scale it", field="query.vector")
+
+
+def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Array) -> int:
+    kind = query.WhichOneof("query")
+    if kind == "vector":
+        x_D = decode_vector(query.vector, field="query.vector")
+        if x_D.size != out_D.size:
+            raise DimensionMismatchError(
+                f"the vector has dimension {x_D.size}, {generation.ref.name} has {out_D.size}; "
+                "embed with the snapshot's own encoder",
+                field="query.vector",
+            )
+        out_D[:] = x_D
+        return -1
+    if kind == "item_id":
+        if not 1 <= len(query.item_id.encode()) <= _MAX_ID_BYTES:
+            raise InvalidArgumentError(
+                f"an item id has 1 to {_MAX_ID_BYTES} bytes, got {len(query.item_id.encode())}", field="query.item_id"
+            )
+        row = generation.snapshot.items.row(query.item_id)
+        out_D[:] = generation.snapshot.vectors_ND[row]
+        return row
+    if kind is None:
+        raise InvalidArgumentError("the query is empty; set item_id, content, vector or examples", field="query")
+    raise InternalError(f"a query of kind {kind} is resolved elsewhere")
+
+
+_Spans = list[tuple[list[int], list[int]] | VicinalError]
+
+
+def _flatten(queries: Sequence[types_pb2.Query]) -> tuple[list[types_pb2.Query], _Spans | None]:
+    if not any(query.HasField("examples") for query in queries):
+        return list(queries), None
+    flat: list[types_pb2.Query] = []
+    spans: _Spans = []
+    for query in queries:
+        if query.HasField("examples"):
+            examples = query.examples
+            refusal = _refuse_examples(examples)
+            if refusal is not None:
+                spans.append(refusal)
+                continue
+            start, middle = len(flat), len(flat) + len(examples.positives)
+            flat += [*examples.positives, *examples.negatives]
+            spans.append((list(range(start, middle)), list(range(middle, len(flat)))))
+        else:
+            spans.append(([len(flat)], []))
+            flat.append(query)
+    return flat, spans
+
+
+def _refuse_examples(examples: types_pb2.Examples) -> VicinalError | None:
+    for name, members, least in (("positives", examples.positives, 1), ("negatives", examples.negatives, 0)):
+        field = f"query.examples.{name}"
+        if not least <= len(members) <= _MAX_EXAMPLES:
+            return InvalidArgumentError(
+                f"{name} has {len(members)} queries, wanted {least} to {_MAX_EXAMPLES}", field=field
+            )
+        if any(member.HasField("examples") for member in members):
+            return InvalidArgumentError("examples cannot hold examples; flatten them", field=field)
+    return None
+
+
+def _combine(
+    generation: Generation, spans: _Spans, x_MD: F32Array, errors: list[VicinalError | None], rows_M: I64Array
+) -> Resolved:
+    x_QD = np.zeros((len(spans), x_MD.shape[1]), dtype=np.float32)
+    combined: list[VicinalError | None] = []
+    rows_Q = np.full(len(spans), -1, dtype=np.int64)
+    for place, span in enumerate(spans):
+        if isinstance(span, VicinalError):
+            combined.append(span)
+            continue
+        positives, negatives = span
+        combined.append(next((errors[m] for m in (*positives, *negatives) if errors[m] is not None), None))
+        x_QD[place] = x_MD[positives].mean(axis=0)
+        if negatives:
+            x_QD[place] -= x_MD[negatives].mean(axis=0)
+        if len(positives) == 1 and not negatives:
+            rows_Q[place] = rows_M[positives[0]]
+    check_vectors(generation, x_QD, combined)
+    return Resolved(x_QD=x_QD, errors=combined, own_rows_Q=rows_Q)

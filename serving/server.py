@@ -1,0 +1,201 @@
+"""One worker: the event loop, the services, health, reflection, and an orderly end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from serving.admission import Admission
+from serving.config import ServeConfig
+from serving.context import ServingContext
+from serving.generation import Generation, Generations
+from serving.queries import Queries
+from serving.wiring import Context, Gatekeeper, Observer, Wiring, service_handler
+from vicinal.errors import NoActiveSnapshotError, UnavailableError
+from vicinal.store import Store
+from vicinal.v1 import fewshot_service_pb2, label_service_pb2, search_service_pb2, snapshot_service_pb2
+
+logger = logging.getLogger(__name__)
+_FILES: tuple[tuple[FileDescriptor, str], ...] = (
+    (search_service_pb2.DESCRIPTOR, "serving.servicers.search:SearchServicer"),
+    (snapshot_service_pb2.DESCRIPTOR, "serving.servicers.snapshots:SnapshotServicer"),
+    (fewshot_service_pb2.DESCRIPTOR, "serving.servicers.fewshot:FewshotServicer"),
+    (label_service_pb2.DESCRIPTOR, "serving.servicers.labels:LabelServicer"),
+)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Anybody:
+    """Lets every caller in; the client is its address."""
+
+    def admit(self, method: str, context: Context) -> str:  # noqa: ARG002 - the shape of a gatekeeper
+        """Returns the address of the caller."""
+        return str(context.peer()).rpartition(":")[0]
+
+
+class Server:
+    """One worker.
+
+    Args:
+        store: the workspace.
+        config: the resolved configuration.
+        fixed: serve this snapshot alone; empty follows the alias.
+        gatekeeper: knows the callers.
+        observers: are told of every call.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: ServeConfig,
+        *,
+        fixed: str = "",
+        gatekeeper: Gatekeeper | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        self.config = config
+        self.admission = Admission(config.limits)
+        """Bounds what is in flight."""
+        self.generations = Generations(
+            store, verify=config.listen.verify, pinned_count=config.limits.pinned_generations, fixed=fixed
+        )
+        """What is being served."""
+        self._pool = ThreadPoolExecutor(max_workers=config.listen.threads or _core_count(), thread_name_prefix="work")
+        self._context = ServingContext(
+            generations=self.generations,
+            config=config,
+            store=store,
+            queries=Queries(config.limits),
+            pool=self._pool,
+        )
+        self._wiring = Wiring(
+            admission=self.admission,
+            gatekeeper=gatekeeper or Anybody(),
+            observers=observers,
+            default_timeout_s=config.limits.default_timeout_s,
+            secrets=((str(store.root.resolve()), "WORKSPACE"), (str(store.root), "WORKSPACE")),
+        )
+        self._health = health.aio.HealthServicer()
+        self._grpc: grpc.aio.Server | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._servicers: list[object] = []
+
+    async def start(self, *, reuse_port: bool = False, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Opens the active snapshot, then the port.
+
+        Args:
+            reuse_port: share the port with the other workers of the same supervisor.
+            credentials: TLS; None is plain text.
+
+        Returns:
+            The port.
+
+        Raises:
+            UnavailableError: the port cannot be opened.
+            VicinalError: the active snapshot cannot be opened.
+        """
+        with contextlib.suppress(NoActiveSnapshotError):
+            await self.generations.follow()
+        self._grpc = server = grpc.aio.server(options=_options(self.config, reuse_port=reuse_port))
+        names = self._add_services(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        self.generations.listeners.append(self._on_swap)
+        port = self._bind(server, credentials)
+        await server.start()
+        await self._set_health(names)
+        self._tasks.append(asyncio.create_task(self.generations.watch(poll_s=self.config.listen.swap_poll_s)))
+        return port
+
+    async def stop(self) -> None:
+        """Turns new calls away, lets those in flight end within ``drain_s``, and closes everything."""
+        self.admission.draining = True
+        await self._health.enter_graceful_shutdown()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._grpc is not None:
+            await self._grpc.stop(self.config.listen.drain_s)
+        for servicer in self._servicers:
+            close = getattr(servicer, "close", None)
+            if close is not None:
+                close()
+        self.generations.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _add_services(self, server: grpc.aio.Server) -> list[str]:
+        names = []
+        for descriptor, place in _FILES:
+            servicer = _servicer(place, self._context)
+            self._servicers.append(servicer)
+            for service in descriptor.services_by_name.values():
+                server.add_generic_rpc_handlers((service_handler(service, servicer, self._wiring),))
+                names.append(service.full_name)
+        return names
+
+    def _bind(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
+        listen = self.config.listen
+        host = f"[{listen.host}]" if ":" in listen.host and not listen.host.startswith(("[", "unix:")) else listen.host
+        address = host if host.startswith("unix:") else f"{host}:{listen.port}"
+        try:
+            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"cannot listen on {address}: the port is taken or the address is not of this machine; "
+                "choose another with --port"
+            ) from error
+        return port
+
+    async def _set_health(self, names: Sequence[str]) -> None:
+        ready = not self._empty()
+        for name in ("", *names):
+            await self._health.set(name, _SERVING if ready else _NOT_SERVING)
+        self._health_names = tuple(names)
+
+    def _on_swap(self, generation: Generation) -> None:  # noqa: ARG002 - the shape of a listener
+        names = getattr(self, "_health_names", None)
+        if names is not None:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._set_health(names)))
+
+    def _empty(self) -> bool:
+        try:
+            self.generations.current()
+        except Exception:  # noqa: BLE001 - whatever the reason, nothing is served
+            return True
+        return False
+
+
+def _servicer(place: str, context: ServingContext) -> object | None:
+    module, _, name = place.partition(":")
+    if find_spec(module) is None:
+        return None
+    servicer: object = getattr(import_module(module), name)(context)
+    return servicer
+
+
+def _options(config: ServeConfig, *, reuse_port: bool) -> list[tuple[str, Any]]:
+    message_bytes = config.limits.max_message_mib * 2**20 - (config.limits.max_message_mib == 2**11)
+    return [
+        ("grpc.so_reuseport", int(reuse_port)),
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _core_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

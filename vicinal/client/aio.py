@@ -1,0 +1,112 @@
+"""The asyncio client."""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from vicinal.client import search as search_calls
+from vicinal.client import snapshots as snapshot_calls
+from vicinal.client.call import Call, async_method
+from vicinal.client.channel import (
+    DEFAULT_ADDRESS,
+    RetryPolicy,
+    Security,
+    call_metadata,
+    channel_options,
+    credentials,
+    to_error,
+)
+from vicinal.errors import UnavailableError
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A connection to a server for one event loop; its methods are those of ``Client``, to be awaited.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: seconds that a call may take, retries included, unless it says otherwise.
+        security: TLS and API key; default plain text.
+        retry: when a call is sent again.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 30.0,
+        security: Security | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        security = security or Security()
+        self.address = address
+        """Of the server."""
+        self.timeout_s = timeout_s
+        """Seconds that a call may take by default."""
+        self._retry = retry or RetryPolicy()
+        self._metadata = call_metadata(security)
+        secrets, options = credentials(security), channel_options(security)
+        self._channel = (
+            grpc.aio.secure_channel(address, secrets, options=options)
+            if secrets
+            else grpc.aio.insecure_channel(address, options=options)
+        )
+        self._methods: dict[str, Any] = {}
+
+    search = async_method(search_calls.search)
+    batch_search = async_method(search_calls.batch_search)
+    embed = async_method(search_calls.embed)
+    get_active_snapshot = async_method(snapshot_calls.get_active_snapshot)
+    list_snapshots = async_method(snapshot_calls.list_snapshots)
+    activate_snapshot = async_method(snapshot_calls.activate_snapshot)
+    get_item = async_method(snapshot_calls.get_item)
+    list_items = async_method(snapshot_calls.list_items)
+
+    async def call(self, call: Call[T]) -> T:
+        """Sends a call, again while the server is UNAVAILABLE and time is left.
+
+        Raises:
+            VicinalError: of the class that the server raised.
+        """
+        timeout_s = self.timeout_s if call.timeout_s is None else call.timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        method = self._methods.get(call.method) or self._method(call)
+        for attempt in range(self._retry.attempt_count):
+            try:
+                reply = await method(call.request, timeout=timeout_s, metadata=self._metadata)
+            except grpc.aio.AioRpcError as error:
+                found = to_error(error, self.address)
+                wait_s = self._retry.wait_s(attempt)
+                timeout_s = deadline_s - time.monotonic() - wait_s
+                last = attempt + 1 == self._retry.attempt_count
+                if not isinstance(found, UnavailableError) or not call.retry or last or timeout_s <= 0:
+                    raise found from error
+                await asyncio.sleep(wait_s)
+            else:
+                return call.decode(reply)
+        raise AssertionError("a policy has at least one attempt")
+
+    async def close(self) -> None:
+        """Closes the connection; calls in progress are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _method(self, call: Call[Any]) -> Any:
+        method = self._channel.unary_unary(
+            call.method,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response.FromString,
+        )
+        self._methods[call.method] = method
+        return method

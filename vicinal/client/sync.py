@@ -1,0 +1,116 @@
+"""The blocking client."""
+
+import time
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from vicinal.client import search as search_calls
+from vicinal.client import snapshots as snapshot_calls
+from vicinal.client.call import Call, sync_method
+from vicinal.client.channel import (
+    DEFAULT_ADDRESS,
+    RetryPolicy,
+    Security,
+    call_metadata,
+    channel_options,
+    credentials,
+    to_error,
+)
+from vicinal.errors import UnavailableError
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a server; safe to use from several threads.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: seconds that a call may take, retries included, unless it says otherwise.
+        security: TLS and API key; default plain text.
+        retry: when a call is sent again.
+
+    Example:
+        >>> with Client("127.0.0.1:50051") as client:  # doctest: +SKIP
+        ...     for item_id, score in client.search("cat.jpg", neighbor_count=5):
+        ...         print(item_id, score)
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 30.0,
+        security: Security | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        security = security or Security()
+        self.address = address
+        """Of the server."""
+        self.timeout_s = timeout_s
+        """Seconds that a call may take by default."""
+        self._retry = retry or RetryPolicy()
+        self._metadata = call_metadata(security)
+        secrets, options = credentials(security), channel_options(security)
+        self._channel = (
+            grpc.secure_channel(address, secrets, options=options)
+            if secrets
+            else grpc.insecure_channel(address, options=options)
+        )
+        self._methods: dict[str, Any] = {}
+
+    search = sync_method(search_calls.search)
+    batch_search = sync_method(search_calls.batch_search)
+    embed = sync_method(search_calls.embed)
+    get_active_snapshot = sync_method(snapshot_calls.get_active_snapshot)
+    list_snapshots = sync_method(snapshot_calls.list_snapshots)
+    activate_snapshot = sync_method(snapshot_calls.activate_snapshot)
+    get_item = sync_method(snapshot_calls.get_item)
+    list_items = sync_method(snapshot_calls.list_items)
+
+    def call(self, call: Call[T]) -> T:
+        """Sends a call, again while the server is UNAVAILABLE and time is left.
+
+        Raises:
+            VicinalError: of the class that the server raised.
+        """
+        timeout_s = self.timeout_s if call.timeout_s is None else call.timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        method = self._methods.get(call.method) or self._method(call)
+        for attempt in range(self._retry.attempt_count):
+            try:
+                reply = method(call.request, timeout=timeout_s, metadata=self._metadata)
+            except grpc.RpcError as error:
+                found = to_error(error, self.address)
+                wait_s = self._retry.wait_s(attempt)
+                timeout_s = deadline_s - time.monotonic() - wait_s
+                last = attempt + 1 == self._retry.attempt_count
+                if not isinstance(found, UnavailableError) or not call.retry or last or timeout_s <= 0:
+                    raise found from error
+                time.sleep(wait_s)
+            else:
+                return call.decode(reply)
+        raise AssertionError("a policy has at least one attempt")
+
+    def close(self) -> None:
+        """Closes the connection; calls in progress are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _method(self, call: Call[Any]) -> Any:
+        method = self._channel.unary_unary(
+            call.method,
+            request_serializer=type(call.request).SerializeToString,
+            response_deserializer=call.response.FromString,
+        )
+        self._methods[call.method] = method
+        return method
