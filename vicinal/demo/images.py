@@ -57,4 +57,5 @@ def _download(cache: Path) -> None:
         FashionMNIST(str(cache), download=True)
     except Exception as error:
         # Whatever the download ran into, the user's way out is the same.
-        raise InvalidCorpusError(f"Fashion-MNIST could not be downloaded ({error}); {_HELP}") from error
+        why = " ".join(str(error).split())[:300]
+        raise InvalidCorpusError(f"Fashion-MNIST could not be downloaded ({why}); {_HELP}") from error
