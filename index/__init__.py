@@ -1,0 +1,1 @@
+"""Encoder and corpus become embeddings, embeddings become snapshots."""

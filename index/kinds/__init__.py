@@ -1,0 +1,1 @@
+"""One file a kind of index; each has ``KIND``, an ``index.kind.Kind``."""

@@ -1,0 +1,195 @@
+"""Builds a snapshot from embeddings: links what is shared, builds the index, measures it, commits it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index import kind as kinds
+from index.assemble import collect
+from index.curve import EXACT_EFFORT, CurvePoint, effort_for, expected_recall, from_json, to_json
+from index.engine import Engine
+from index.evaluate import RECALL_NEIGHBOR_COUNT, measure_curve, perturbed_queries, with_truth
+from index.kind import Source
+from index.snapshot import FORMAT_VERSION
+from vicinal.artifact import Manifest, write_manifest
+from vicinal.config import to_mapping
+from vicinal.embeddings import Embeddings
+from vicinal.errors import InvalidArgumentError
+from vicinal.store import Store
+from vicinal.types import F32Array, I64Array, JsonObject
+
+_FLAT_BYTES = 1 << 26
+"""Up to 64 MiB of vectors a scan takes milliseconds: exact search is the better index."""
+_QUERY_COUNT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """What to build."""
+
+    kind: str = "auto"
+    """A kind of ``index.kinds``, or ``auto``: chosen by size."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of the kind."""
+    recall: float = 0.99
+    """Recall of the 10 nearest neighbours that the default effort must reach, in (0, 1]."""
+    query_count: int = _QUERY_COUNT
+    """Queries to measure with, at least 10."""
+    seed: int = 0
+    """Seed of clustering and of the queries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What was built."""
+
+    version: str
+    """Version of the snapshot in the store."""
+    kind: str
+    """Its kind."""
+    params: JsonObject
+    """Its parameters."""
+    count: int
+    """Items in it."""
+    curve: tuple[CurvePoint, ...]
+    """Recall and latency by effort."""
+    default_effort: int
+    """Effort used where a query asks for none; 0 is exact search."""
+    recall: float
+    """Recall at the default effort."""
+    size_bytes: int
+    """Bytes of all its files."""
+    build_s: float
+    """Seconds to build the index, without measuring."""
+    reason: str
+    """Why this kind."""
+
+
+def build(
+    store: Store,
+    *,
+    embeddings: str = "latest",
+    config: BuildConfig | None = None,
+    parent: str | None = None,
+    extend: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> BuildReport:
+    """Builds a snapshot and measures it against exact search; nothing that is served changes.
+
+    Args:
+        store: the workspace.
+        embeddings: version of the embeddings.
+        config: what to build. Default: ``BuildConfig()``.
+        parent: snapshot that this one follows, for the record.
+        extend: directory of an older snapshot of the same kind and parameters whose rows come first;
+            its index is kept and the rest added, without training.
+        progress: told what is being done.
+
+    Raises:
+        ArtifactNotFoundError: no such embeddings.
+        InvalidArgumentError: no items, or a wrong kind or parameter.
+        InvalidVectorError: a zero vector under cosine; its item is named.
+        StorageError: the disk is full; nothing has changed.
+    """
+    config = config or BuildConfig()
+    tell = progress or (lambda _: None)
+    _check(config)
+    source = Embeddings.open(store.path("embeddings", embeddings), verify=True)
+    if source.count == 0:
+        raise InvalidArgumentError(f"embeddings/{source.version} hold no items; embed a corpus that has images")
+    name, reason = _choose_kind(config, source)
+    kind = kinds.load(name)
+    params = kinds.make_params(kind, dict(config.params), count=source.count, dimension=source.dimension)
+    with store.stage("snapshots") as staging:
+        tell("collecting vectors and items")
+        vectors_ND = collect(store, source, staging.path)
+        part = Source(directory=staging.path, vectors_ND=vectors_ND, metric=source.metric, seed=config.seed)
+        tell(f"{'building' if extend is None else 'extending'} {name}")
+        start = time.perf_counter()
+        if extend is None:
+            kind.build(part, params)
+        else:
+            kind.extend(extend, part, params)
+        build_s = time.perf_counter() - start
+        tell("measuring against exact search")
+        curve, how = _measure(name, params, part, config)
+        body: JsonObject = {
+            **_describe(source),
+            "kind": name,
+            "params": to_mapping(params),
+            "curve": to_json(curve),
+            "default_effort": EXACT_EFFORT if not kind.effort_name else effort_for(curve, min(config.recall, 0.9999)),
+            "target_recall": config.recall,
+            "measured": {"neighbor_count": RECALL_NEIGHBOR_COUNT, "query_count": config.query_count, "queries": how},
+            "reason": reason,
+            "parent": parent,
+            "extended": extend is not None,
+            "seed": config.seed,
+            "build_s": round(build_s, 3),
+        }
+        manifest = write_manifest(staging.path, kind="snapshot", version=FORMAT_VERSION, body=body)
+        version = staging.commit()
+    return _report(version, manifest)
+
+
+def _describe(source: Embeddings) -> JsonObject:
+    return {
+        "metric": source.metric.value,
+        "dimension": source.dimension,
+        "count": source.count,
+        "fingerprint": source.fingerprint,
+        "embeddings": f"embeddings/{source.version}",
+        "encoder": f"encoders/{source.encoder.removeprefix('encoders/')}" if source.encoder else None,
+        "corpora": list(source.corpora),
+    }
+
+
+def _report(version: str, manifest: Manifest) -> BuildReport:
+    body = manifest.body
+    curve = from_json(body["curve"])
+    return BuildReport(
+        version=version,
+        kind=body["kind"],
+        params=body["params"],
+        count=body["count"],
+        curve=curve,
+        default_effort=body["default_effort"],
+        recall=1.0 if body["default_effort"] == EXACT_EFFORT else expected_recall(curve, body["default_effort"]),
+        size_bytes=sum(int(entry["bytes"]) for entry in manifest.files.values()),
+        build_s=body["build_s"],
+        reason=body["reason"],
+    )
+
+
+def _check(config: BuildConfig) -> None:
+    if not 0 < config.recall <= 1:
+        raise InvalidArgumentError(f"recall is {config.recall}, wanted above 0 and at most 1", field="recall")
+    if config.query_count < 10:
+        raise InvalidArgumentError(f"query_count is {config.query_count}, wanted at least 10", field="query_count")
+
+
+def _choose_kind(config: BuildConfig, source: Embeddings) -> tuple[str, str]:
+    if config.kind != "auto":
+        return config.kind, "asked for"
+    if config.params:
+        raise InvalidArgumentError("index parameters were given without a kind; name one with --kind", field="kind")
+    size = 4 * source.count * source.dimension
+    if size <= _FLAT_BYTES:
+        return "flat", f"{size / 2**20:.0f} MiB of vectors: a scan is fast and exact"
+    return "hnsw", f"{size / 2**20:.0f} MiB of vectors: a graph is the fastest where memory allows"
+
+
+def _measure(name: str, params: Any, part: Source, config: BuildConfig) -> tuple[tuple[CurvePoint, ...], str]:
+    """Opens the index from its files, as a server will, and measures it."""
+    x_ND, metric = part.vectors_ND, part.metric
+    x_QD = perturbed_queries(x_ND, metric=metric, count=config.query_count, seed=config.seed)
+    queries = with_truth(x_QD, x_ND, metric=metric, how=f"perturbed, seed {config.seed}")
+    engine = Engine(part.directory, kind=name, metric=metric, vectors_ND=x_ND)
+
+    def search(x_QD: F32Array, effort: int) -> I64Array:
+        return engine.search(x_QD, neighbor_count=queries.neighbor_count, effort=effort)[0]
+
+    efforts = kinds.load(name).efforts(params, count=len(x_ND))
+    return measure_curve(search, queries, x_ND, metric=metric, efforts=efforts), queries.how

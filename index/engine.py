@@ -1,0 +1,94 @@
+"""Searches one index over one array of vectors: by its kind, or exactly; scores are larger for the closer.
+
+FAISS's distances (smaller for the closer where the metric is L2) and its infinities end here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index import kind as kinds
+from index.curve import EXACT_EFFORT
+from index.exact import best_first, exact_search, pair_scores, squared_norms
+from vicinal.types import F32Array, I64Array, Metric
+
+
+class Engine:
+    """An opened index with its vectors; safe for many threads at once.
+
+    Args:
+        directory: where the index and ``vectors.npy`` are.
+        kind: name of its kind.
+        metric: how closeness is computed.
+        vectors_ND: the vectors, memory-mapped.
+
+    Raises:
+        CorruptArtifactError: a file cannot be read; it is named.
+    """
+
+    def __init__(self, directory: Path, *, kind: str, metric: Metric, vectors_ND: F32Array) -> None:
+        self._kind = kinds.load(kind)
+        self._metric = metric
+        self._vectors_ND = vectors_ND
+        self._norms_N: F32Array | None = None
+        self._searcher = self._kind.open(directory, metric=metric)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the kind is exact at every effort."""
+        return not self._kind.effort_name
+
+    def search(
+        self, x_QD: F32Array, *, neighbor_count: int, effort: int, selector: Any = None
+    ) -> tuple[I64Array, F32Array]:
+        """Finds neighbours by the index; there may be fewer than asked for.
+
+        Args:
+            x_QD: queries that were checked.
+            neighbor_count: K, at least 1 and at most the number of items.
+            effort: search effort; 0 is exact search.
+            selector: a FAISS IDSelector of the rows that may be returned. Default: all.
+
+        Returns:
+            Rows int64 (Q, K), -1 where there is none, and scores float32 (Q, K), best first.
+        """
+        if selector is None and (effort == EXACT_EFFORT or self.is_exact):
+            return self.exact(x_QD, neighbor_count=neighbor_count)
+        factor, total = self._kind.shortlist_factor, len(self._vectors_ND)
+        rows_QK, distances_QK = self._searcher.search(
+            x_QD, neighbor_count=min(neighbor_count * factor, total), effort=max(effort, 1), selector=selector
+        )
+        if factor > 1:
+            scores_QK = pair_scores(x_QD, self._vectors_ND, rows_QK, metric=self._metric)
+            rows_QK, scores_QK = best_first(rows_QK, scores_QK)
+            return rows_QK[:, :neighbor_count], scores_QK[:, :neighbor_count]
+        scores_QK = -distances_QK if self._metric is Metric.L2 else distances_QK
+        scores_QK[rows_QK < 0] = -np.inf
+        if (scores_QK[:, 1:] == scores_QK[:, :-1]).any():
+            rows_QK, scores_QK = best_first(rows_QK, scores_QK)
+        return rows_QK, scores_QK
+
+    def exact(
+        self, x_QD: F32Array, *, neighbor_count: int, rows_M: I64Array | None = None
+    ) -> tuple[I64Array, F32Array]:
+        """Finds neighbours by comparing with every row, or with some.
+
+        Args:
+            x_QD: queries that were checked.
+            neighbor_count: K, at least 1.
+            rows_M: rows to compare with, each once. Default: all.
+
+        Returns:
+            Rows int64 and scores float32, (Q, min(K, rows)), best first; ties in the order of the rows.
+        """
+        if self._metric is Metric.L2 and self._norms_N is None:
+            self._norms_N = squared_norms(self._vectors_ND)
+        return exact_search(
+            x_QD,
+            self._vectors_ND,
+            metric=self._metric,
+            neighbor_count=neighbor_count,
+            rows_M=rows_M,
+            norms_N=self._norms_N,
+        )

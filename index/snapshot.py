@@ -1,0 +1,225 @@
+"""A snapshot: one immutable, searchable build of the index, opened from its directory.
+
+    snapshots/000007/
+      manifest.json                kind, parameters, fingerprint, curve, checksums of all files
+      vectors.npy                  embeddings float32 (N, D), shared with the embeddings by hard link
+      items.arrow items.lookup.npy what is known of each row
+      index.faiss                  the index, absent for flat
+      encoder/                     the encoder that made the embeddings, where there is one
+
+The sentinels of an index, -1 and inf, end here.
+"""
+
+import fcntl
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from index.curve import EXACT_EFFORT, CurvePoint, effort_for, expected_recall, from_json
+from index.engine import Engine
+from index.kind import VECTORS_FILE
+from index.storage import map_vectors
+from vicinal.artifact import MANIFEST, Manifest, read_manifest
+from vicinal.errors import (
+    CorruptArtifactError,
+    DimensionMismatchError,
+    InvalidArgumentError,
+    InvalidVectorError,
+    SnapshotNotFoundError,
+)
+from vicinal.item_table import ItemTable
+from vicinal.types import F32Array, I64Array, Metric, Neighbors
+
+FORMAT_VERSION = 1
+ENCODER_DIRECTORY = "encoder"
+_SCAN_SHARE = 4
+_LARGEST_NORM = 1e15
+"""Longest vector taken where the metric does not divide by it: its square is far from float32's end."""
+
+
+class Snapshot:
+    """A snapshot that is open; safe to search from several threads. Made by ``Snapshot.open``."""
+
+    def __init__(self, path: Path, manifest: Manifest, held: IO[bytes]) -> None:
+        body = manifest.body
+        self.path = path
+        self.name = f"snapshots/{path.name}"
+        self.manifest = manifest
+        self.kind: str = body["kind"]
+        self.params: dict[str, Any] = body["params"]
+        self.fingerprint: str = body["fingerprint"]
+        self.metric = Metric(body["metric"])
+        self.dimension: int = body["dimension"]
+        self.count: int = body["count"]
+        self.curve: tuple[CurvePoint, ...] = from_json(body["curve"])
+        self.default_effort: int = body["default_effort"]
+        self.vectors_ND = map_vectors(path / VECTORS_FILE)
+        self.items = ItemTable(path)
+        encoder = path / ENCODER_DIRECTORY
+        self.encoder_path: Path | None = encoder if encoder.is_dir() else None
+        self._held: IO[bytes] | None = held
+        if not self.vectors_ND.shape == (self.count, self.dimension) or len(self.items) != self.count:
+            raise CorruptArtifactError(f"{path} holds {self.vectors_ND.shape} vectors and {len(self.items)} items")
+        self._engine = Engine(path, kind=self.kind, metric=self.metric, vectors_ND=self.vectors_ND)
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Self:
+        """Opens a snapshot, memory-mapped; it is not collected while it is open.
+
+        Args:
+            path: its directory.
+            verify: compare the checksum of every file first.
+
+        Raises:
+            SnapshotNotFoundError: there is no snapshot at that path.
+            CorruptArtifactError: a file is missing, truncated, changed or of an unknown version; it is named.
+        """
+        try:
+            held = (path / MANIFEST).open("rb")
+        except OSError as error:
+            raise SnapshotNotFoundError(f"no snapshot at {path}", metadata={"name": path.name}) from error
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            manifest = read_manifest(path, kind="snapshot", version=FORMAT_VERSION, verify=verify)
+            return cls(path, manifest, held)
+        except (KeyError, TypeError) as error:
+            held.close()
+            raise CorruptArtifactError(
+                f"{path / MANIFEST} lacks what this build needs: {error}", metadata={"file": MANIFEST}
+            ) from error
+        except BaseException:
+            held.close()
+            raise
+
+    def close(self) -> None:
+        """Lets the snapshot be collected; searches under way end well, later ones are a bug of the caller."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check_queries(self, x_QD: F32Array) -> F32Array:
+        """Returns query vectors ready to be searched: float32, C-contiguous, of unit length under cosine.
+
+        Args:
+            x_QD: vectors (Q, D).
+
+        Raises:
+            DimensionMismatchError: D is not the snapshot's.
+            InvalidVectorError: a value is not finite or too large, or a vector is zero under cosine.
+        """
+        x_QD = np.ascontiguousarray(x_QD, dtype=np.float32)
+        if x_QD.ndim != 2 or x_QD.shape[1] != self.dimension:
+            got = x_QD.shape[-1] if x_QD.ndim else 0
+            raise DimensionMismatchError(
+                f"a vector has {got} dimensions, {self.name} has {self.dimension}; embed with its own encoder",
+                metadata={"dimension": str(got), "wanted": str(self.dimension)},
+            )
+        # In float64 a square neither overflows nor vanishes; NaN and infinity stay visible in the sum.
+        norms_Q = np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD, dtype=np.float64))
+        largest = np.inf if self.metric is Metric.COSINE else _LARGEST_NORM
+        good_Q = np.isfinite(norms_Q) & (norms_Q <= largest)
+        if self.metric is Metric.COSINE:
+            good_Q &= norms_Q > 0
+        if not good_Q.all():
+            raise _invalid_vector(x_QD, int(np.argmin(good_Q)))
+        if self.metric is Metric.COSINE and np.abs(norms_Q - 1).max(initial=0) > 1e-6:
+            x_QD = np.ascontiguousarray(x_QD / norms_Q[:, None], dtype=np.float32)
+        return x_QD
+
+    def search(
+        self, x_QD: F32Array, *, neighbor_count: int, effort: int | None = None, selector: Any = None
+    ) -> Neighbors:
+        """Finds the nearest items of each query.
+
+        Args:
+            x_QD: query vectors (Q, D).
+            neighbor_count: neighbours wanted of each, at least 1; fewer come back where there are fewer items.
+            effort: search effort, at least 1; 0 is exact search. Default: the snapshot's own.
+            selector: a FAISS IDSelector of the rows that may be returned; then fewer may come back. Default: all.
+
+        Returns:
+            The neighbours, best first; without a selector always min(neighbor_count, items).
+
+        Raises:
+            InvalidArgumentError: neighbor_count or effort is out of range.
+            DimensionMismatchError, InvalidVectorError: see ``check_queries``.
+        """
+        x_QD = self.check_queries(x_QD)
+        count = self._check_count(neighbor_count)
+        effort = self.default_effort if effort is None else effort
+        if effort < 0:
+            raise InvalidArgumentError(f"effort is {effort}, wanted at least 1", field="options.effort")
+        # An index that returns a good part of the items does more work than a scan.
+        if selector is None and count * _SCAN_SHARE >= self.count:
+            effort = EXACT_EFFORT
+        rows_QK, scores_QK = self._engine.search(
+            x_QD, neighbor_count=count, effort=min(effort, self.count), selector=selector
+        )
+        counts_Q = (rows_QK >= 0).sum(axis=1)
+        if selector is None and (counts_Q < count).any():
+            # Too few lists probed, or a part of the graph that cannot be reached.
+            short_Q = np.flatnonzero(counts_Q < count)
+            rows_QK[short_Q], scores_QK[short_Q] = self._engine.exact(x_QD[short_Q], neighbor_count=count)
+            counts_Q[:] = count
+        return Neighbors(rows_QK=np.maximum(rows_QK, 0), scores_QK=scores_QK, counts_Q=counts_Q)
+
+    def exact(self, x_QD: F32Array, *, neighbor_count: int, rows_N: I64Array | None = None) -> Neighbors:
+        """Finds the nearest items of each query by comparing it with all of them, or with some.
+
+        Args:
+            x_QD: query vectors (Q, D).
+            neighbor_count: neighbours wanted of each, at least 1.
+            rows_N: the rows to compare with, int64, each once. Default: all.
+
+        Returns:
+            min(neighbor_count, rows) neighbours of each query, best first; ties in the order of the rows.
+
+        Raises:
+            InvalidArgumentError: neighbor_count is out of range.
+            DimensionMismatchError, InvalidVectorError: see ``check_queries``.
+        """
+        x_QD = self.check_queries(x_QD)
+        count = self._check_count(neighbor_count)
+        rows_QK, scores_QK = self._engine.exact(x_QD, neighbor_count=count, rows_M=rows_N)
+        counts_Q = np.full(len(x_QD), rows_QK.shape[1], dtype=np.int64)
+        return Neighbors(rows_QK=rows_QK, scores_QK=scores_QK, counts_Q=counts_Q)
+
+    def effort_for(self, target_recall: float) -> int:
+        """Returns the cheapest effort measured to reach a recall; 0, exact search, where none was.
+
+        Args:
+            target_recall: recall wanted, in (0, 1]; 1 is exact search.
+
+        Raises:
+            InvalidArgumentError: out of range.
+        """
+        if not 0 < target_recall <= 1:
+            raise InvalidArgumentError(
+                f"target_recall is {target_recall}, wanted above 0 and at most 1", field="options.target_recall"
+            )
+        return effort_for(self.curve, target_recall)
+
+    def expected_recall(self, effort: int) -> float:
+        """Returns the recall that was measured at an effort, 0 where none was; exact search has 1."""
+        return 1.0 if self._engine.is_exact else expected_recall(self.curve, effort)
+
+    def _check_count(self, neighbor_count: int) -> int:
+        if neighbor_count < 1:
+            raise InvalidArgumentError(
+                f"neighbor_count is {neighbor_count}, wanted at least 1", field="options.neighbor_count"
+            )
+        return min(neighbor_count, self.count)
+
+
+def _invalid_vector(x_QD: F32Array, row: int) -> InvalidVectorError:
+    what = "holds NaN or infinity"
+    if np.isfinite(x_QD[row]).all():
+        what = "is zero, which has no direction" if not x_QD[row].any() else f"is longer than {_LARGEST_NORM:g}"
+    return InvalidVectorError(f"vector {row} {what}; wanted finite values", metadata={"vector": str(row)})
