@@ -7,7 +7,6 @@ that uses it has ended.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from index.snapshot import Snapshot
-
 from vicinal.codec import encode_ref
 from vicinal.errors import FailedPreconditionError, InternalError, NoActiveSnapshotError, VicinalError
 from vicinal.store import Active, Store
@@ -36,7 +34,11 @@ _WARM_QUERIES = 8
 _RETRY_FAILED_S = 30.0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lease:
+    """Shared by the generations of one open snapshot; when the last is gone, the snapshot is closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Generation:
     """One snapshot in service, with its encoder."""
 
@@ -48,6 +50,8 @@ class Generation:
     """Goes into every reply."""
     ref_message: types_pb2.SnapshotRef
     """The same, encoded once."""
+    lease: object
+    """Lets the files be collected when the last request has let go of it."""
     created_s: float = field(default_factory=time.time)
     """Unix time at which it was opened."""
 
@@ -250,18 +254,18 @@ class Generations:
 
     def _load(self, name: str, number: int | None, known: list[Generation]) -> Generation:
         started_s = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            path = stack.enter_context(self.store.hold("snapshots", name))
-            snapshot = Snapshot.open(path, verify=self._verify)
-            encoder = self._encoder_of(snapshot, known)
-            _warm(snapshot)
-            ref = SnapshotRef(
-                name=name,
-                fingerprint=snapshot.fingerprint,
-                generation=_activation_of(self.store, path.name) if number is None else number,
-            )
-            generation = Generation(snapshot=snapshot, encoder=encoder, ref=ref, ref_message=encode_ref(ref))
-            weakref.finalize(snapshot, stack.pop_all().close)
+        path = self.store.path("snapshots", name)
+        snapshot = Snapshot.open(path, verify=self._verify)
+        lease = _Lease()
+        weakref.finalize(lease, snapshot.close)
+        encoder = self._encoder_of(snapshot, known)
+        _warm(snapshot)
+        ref = SnapshotRef(
+            name=name,
+            fingerprint=snapshot.fingerprint,
+            generation=_activation_of(self.store, path.name) if number is None else number,
+        )
+        generation = Generation(snapshot=snapshot, encoder=encoder, ref=ref, ref_message=encode_ref(ref), lease=lease)
         logger.info("opened %s in %.2f s", name, time.monotonic() - started_s)
         return generation
 

@@ -22,7 +22,7 @@ from vicinal.errors import (
     NoEncoderError,
     VicinalError,
 )
-from vicinal.types import F32Array, I64Array, Metric
+from vicinal.types import F32Array, I64Array
 from vicinal.v1 import types_pb2
 
 if TYPE_CHECKING:
@@ -162,33 +162,23 @@ class Queries:
 
 
 def check_vectors(generation: Generation, x_QD: F32Array, errors: list[VicinalError | None]) -> None:
-    """Notes an error for each row that is not finite or has no direction, and zeroes it.
+    """Notes an error for each row that cannot be searched, and zeroes it.
 
     Args:
         generation: whose metric counts.
-        x_QD: float32, shape (Q, D); wrong rows are zeroed in place.
+        x_QD: float32, shape (Q, D); made ready to be searched in place, wrong rows zeroed.
         errors: one entry a row; those already wrong stay.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms_Q = np.einsum("qd,qd->q", x_QD, x_QD)
-    suspect_Q = ~np.isfinite(norms_Q)
-    if generation.snapshot.metric is Metric.COSINE:
-        suspect_Q |= norms_Q == 0
-    for row in np.flatnonzero(suspect_Q):
-        if errors[row] is None:
-            errors[row] = _what_is_wrong(x_QD[row])
-        x_QD[row] = 0
-
-
-def _what_is_wrong(x_D: F32Array) -> VicinalError:
-    bad = np.flatnonzero(~np.isfinite(x_D))
-    if bad.size:
-        return InvalidVectorError(
-            f"value {bad[0]} of the vector is {x_D[bad[0]]}; every value must be finite", field="query.vector"
-        )
-    if not x_D.any():
-        return InvalidVectorError("a zero vector has no direction, which cosine needs", field="query.vector")
-    return InvalidVectorError("the vector's length is out of float32 range; scale it", field="query.vector")
+    try:
+        x_QD[:] = generation.snapshot.check_queries(x_QD)
+    except InvalidVectorError:
+        for row in range(len(x_QD)):
+            try:
+                x_QD[row] = generation.snapshot.check_queries(x_QD[row : row + 1])[0]
+            except InvalidVectorError as error:
+                x_QD[row] = 0
+                if errors[row] is None:
+                    errors[row] = InvalidVectorError(error.message, field="query")
 
 
 def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Array) -> int:

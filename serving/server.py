@@ -118,6 +118,10 @@ class Server:
         self._tasks.append(asyncio.create_task(self.generations.watch(poll_s=self.config.listen.swap_poll_s)))
         return port
 
+    def serving(self) -> str:
+        """Returns the name of the snapshot in service, empty when there is none."""
+        return "" if self._empty() else self.generations.current().ref.name
+
     async def stop(self) -> None:
         """Turns new calls away, lets those in flight end within ``drain_s``, and closes everything."""
         self.admission.draining = True

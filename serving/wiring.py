@@ -115,8 +115,9 @@ def _unimplemented(name: str) -> Callable[[Any, Call], Awaitable[Reply]]:
 
 def _unimplemented_stream(name: str) -> Callable[[Any, Call], AsyncIterator[Reply]]:
     async def refuse(requests: Any, call: Call) -> AsyncIterator[Reply]:  # noqa: ARG001 - the shape of a method
-        for nothing in ():
-            yield nothing
+        nothing: tuple[Reply, ...] = ()
+        for reply in nothing:
+            yield reply
         raise _refusal(name)
 
     return refuse
@@ -194,7 +195,7 @@ class _Wire:
         self._note(call, 0, started_s)
 
     def _call(self, context: Context, started_s: float, *, bounded: bool = True) -> Call:
-        remaining_s = context.time_remaining()
+        remaining_s = _remaining_s(context)
         if remaining_s is None:
             remaining_s = self._wiring.default_timeout_s if bounded else float("inf")
         return Call(
@@ -229,7 +230,7 @@ class _Wire:
                 admission.leave(call.client)
 
     async def _in_time(self, work: Awaitable[Reply], context: Context) -> Reply:
-        if context.time_remaining() is not None:
+        if _remaining_s(context) is not None:
             # gRPC itself ends the call at the caller's deadline.
             return await work
         try:
@@ -281,6 +282,12 @@ class _Wire:
         seconds = time.monotonic() - started_s
         for observer in self._wiring.observers:
             observer.observe(call, int(code), seconds)
+
+
+def _remaining_s(context: Any) -> float | None:
+    # The stubs of grpc leave out that a call may have no deadline.
+    remaining_s: float | None = context.time_remaining()
+    return remaining_s
 
 
 def _ascii(text: str) -> str:

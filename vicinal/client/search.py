@@ -192,9 +192,7 @@ def encode_options(options: Options) -> types_pb2.SearchOptions:
     try:
         return types_pb2.SearchOptions(**fields)
     except (ValueError, TypeError) as error:
-        raise InvalidArgumentError(
-            f"an option is of the wrong type or out of range: {error}", field="options"
-        ) from error
+        raise InvalidArgumentError(f"an option is of the wrong type or range: {error}", field="options") from error
 
 
 def _plan(message: pb.SearchPlan) -> Plan:

@@ -1,0 +1,55 @@
+"""The commands of the server: serve, doctor."""
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--workspace",
+    "-w",
+    type=click.Path(path_type=Path),
+    envvar="VICINAL_WORKSPACE",
+    default=Path("workspace"),
+    show_default=True,
+    help="Directory of encoders, embeddings and snapshots.",
+)
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="TOML file; see serving/config.toml.")
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting.")
+@click.option("--host", help="Address to listen on (listen.host).  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on, 0 for a free one (listen.port).  [default: 50051]")
+@click.option("--processes", help="Worker processes, or auto for one a core (listen.processes).")
+@click.option("--insecure", is_flag=True, help="Serve other machines without TLS or keys.")
+@click.option("--snapshot", default="", metavar="NAME", help="Serve this snapshot alone, whatever is active.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Written (JSON) once the server answers.")
+def serve(
+    *,
+    workspace: Path,
+    config_path: Path | None,
+    assignments: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    processes: str | None,
+    insecure: bool,
+    snapshot: str,
+    ready_file: Path | None,
+) -> None:
+    """Serve the active snapshot over gRPC, and every one that is published later.
+
+    SIGTERM or Ctrl-C lets requests in flight end and exits 0.
+    """
+    from serving.config import load_config
+    from serving.worker import run_alone, set_up_logging
+    from vicinal.store import Store
+
+    flags = [
+        *([f"listen.host={host}"] if host is not None else []),
+        *([f"listen.port={port}"] if port is not None else []),
+        *([f"listen.processes={0 if processes == 'auto' else processes}"] if processes is not None else []),
+        *(["listen.insecure=true"] if insecure else []),
+    ]
+    config = load_config(config_path, assignments=[*assignments, *flags], environ=os.environ)
+    set_up_logging(config.observe.log_level)
+    run_alone(Store(workspace), config, fixed=snapshot, ready_file=ready_file)
