@@ -6,6 +6,14 @@ server raised is raised here.
 
 from vicinal.client.aio import AsyncClient
 from vicinal.client.channel import RetryPolicy, Security
+from vicinal.client.fewshot import (
+    Classification,
+    ClassifierInfo,
+    ClassifyResult,
+    Evidence,
+    FittedClassifier,
+    SupportExample,
+)
 from vicinal.client.results import (
     BatchSearchResult,
     CurvePoint,
@@ -25,9 +33,14 @@ from vicinal.types import SnapshotRef
 __all__ = [
     "AsyncClient",
     "BatchSearchResult",
+    "Classification",
+    "ClassifierInfo",
+    "ClassifyResult",
     "Client",
     "CurvePoint",
     "EmbedResult",
+    "Evidence",
+    "FittedClassifier",
     "Item",
     "ItemPage",
     "ItemResult",
@@ -39,4 +52,5 @@ __all__ = [
     "Snapshot",
     "SnapshotPage",
     "SnapshotRef",
+    "SupportExample",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
+from vicinal.client import fewshot as fewshot_calls
 from vicinal.client import search as search_calls
 from vicinal.client import snapshots as snapshot_calls
 from vicinal.client.call import Call, async_method
@@ -65,6 +66,8 @@ class AsyncClient:
     activate_snapshot = async_method(snapshot_calls.activate_snapshot)
     get_item = async_method(snapshot_calls.get_item)
     list_items = async_method(snapshot_calls.list_items)
+    classify = async_method(fewshot_calls.classify)
+    list_classifiers = async_method(fewshot_calls.list_classifiers)
 
     async def call(self, call: Call[T]) -> T:
         """Sends a call, again while the server is UNAVAILABLE and time is left.

@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
+from vicinal.client import fewshot as fewshot_calls
 from vicinal.client import search as search_calls
 from vicinal.client import snapshots as snapshot_calls
 from vicinal.client.call import Call, sync_method
@@ -69,6 +70,8 @@ class Client:
     activate_snapshot = sync_method(snapshot_calls.activate_snapshot)
     get_item = sync_method(snapshot_calls.get_item)
     list_items = sync_method(snapshot_calls.list_items)
+    classify = sync_method(fewshot_calls.classify)
+    list_classifiers = sync_method(fewshot_calls.list_classifiers)
 
     def call(self, call: Call[T]) -> T:
         """Sends a call, again while the server is UNAVAILABLE and time is left.

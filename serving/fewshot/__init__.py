@@ -1,0 +1,1 @@
+"""Few-shot classification: heads, calibration, conformal sets, `unknown`, and their measurement."""

@@ -1,0 +1,78 @@
+"""Writes what a few-shot model says as messages."""
+
+import numpy as np
+
+from serving.fewshot import evidence
+from serving.fewshot.model import FewshotModel, Origin, Prediction
+from vicinal.codec import encode_error
+from vicinal.errors import VicinalError
+from vicinal.v1 import fewshot_service_pb2 as pb
+
+
+def encode_classifier(model: FewshotModel) -> pb.FittedClassifier:
+    """Describes a fitted classifier."""
+    message = pb.FittedClassifier(
+        name=model.head.name,
+        temperature=model.head.temperature,
+        example_count=model.support.y_N.shape[0],
+        class_count=len(model.support.classes),
+        missing_count=model.support.missing_count,
+        accuracy_lower=model.interval[0],
+        accuracy_upper=model.interval[1],
+    )
+    if model.accuracy is not None:
+        message.accuracy = model.accuracy
+    return message
+
+
+def encode_results(
+    model: FewshotModel,
+    said: Prediction,
+    *,
+    near: evidence.Nearest,
+    class_count: int,
+    threshold: float,
+    errors: list[VicinalError | None],
+) -> list[pb.Classification]:
+    """Encodes the answers to Q queries.
+
+    Args:
+        model: which answered.
+        said: its predictions.
+        near: the examples nearest to each query.
+        class_count: probabilities to return for each; cut to the classes there are.
+        threshold: unknown scores above it are unknown.
+        errors: what was wrong with each query.
+    """
+    classes = model.support.classes
+    order_QC = np.argsort(-said.p_QC, axis=1, kind="stable")
+    labels = [*(classes[y] for y in model.support.y_N), *[""] * model.support.negative_MD.shape[0]]
+    results = []
+    for q, error in enumerate(errors):
+        if error is not None:
+            results.append(pb.Classification(error=encode_error(error)))
+            continue
+        order = order_QC[q]
+        best = int(order[0])
+        results.append(
+            pb.Classification(
+                label=classes[best],
+                probability=said.p_QC[q, best],
+                probabilities=[
+                    pb.ClassProbability(label=classes[c], probability=said.p_QC[q, c]) for c in order[:class_count]
+                ],
+                conformal_set=[classes[c] for c in order if said.member_QC[q, c]],
+                unknown=bool(said.unknown_Q[q] > threshold),
+                unknown_score=said.unknown_Q[q],
+                unknown_threshold=threshold,
+                evidence=[
+                    _evidence(model.support.origins[place], labels[place], score)
+                    for place, score in zip(near.places_QK[q], near.scores_QK[q], strict=True)
+                ],
+            )
+        )
+    return results
+
+
+def _evidence(origin: Origin, label: str, score: float) -> pb.Evidence:
+    return pb.Evidence(item_id=origin.item_id, example=origin.place, label=label, score=score)
