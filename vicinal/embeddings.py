@@ -18,7 +18,7 @@ from vicinal.artifact import Manifest, canonical_digest, digest_file, read_manif
 from vicinal.corpus import Quarantined
 from vicinal.errors import CorruptArtifactError, DimensionMismatchError, InvalidVectorError
 from vicinal.items import Item, ItemTable, write_items
-from vicinal.types import F32Array, JsonObject, Metric
+from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
 KIND, FORMAT_VERSION = "embeddings", 1
 VECTORS = "vectors.npy"
@@ -60,8 +60,9 @@ class VectorWriter:
         self._dimension = dimension
         self.count = 0
         with storage_guard(self._path):
-            self._stream = self._path.open("wb")
+            self._stream = self._path.open("w+b")
             self._write_header()
+            self._start = self._stream.tell()
 
     def _write_header(self) -> None:
         # NumPy pads the header so that it may be rewritten in place as the first dimension grows.
@@ -84,6 +85,18 @@ class VectorWriter:
         with storage_guard(self._path):
             self._stream.write(np.ascontiguousarray(x_BD, dtype="<f4").tobytes())
         self.count += len(x_BD)
+
+    def read_back(self, rows_K: I64Array) -> F32Array:
+        """Returns rows written before.
+
+        Args:
+            rows_K: row numbers in [0, count).
+        """
+        if not len(rows_K):
+            return np.empty((0, self._dimension), np.float32)
+        self._stream.flush()
+        shape = (self.count, self._dimension)
+        return np.memmap(self._path, np.float32, mode="r", offset=self._start, shape=shape)[rows_K]
 
     def close(self) -> None:
         """Writes the number of rows and closes the file."""

@@ -1,0 +1,219 @@
+"""One rank of an embed job: its shards, one after the other, from corpora to shard files."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from index.embed_launch import Rank
+from index.embed_merge import Base, add_new, shard_path
+from index.embed_plan import Plan
+from index.embed_read import Loaded, ReadAhead, Row
+from index.embed_shards import DIGEST_BYTES, KNOWN, QUARANTINED, DigestIndex, Shard, read_shard, write_shard
+from vicinal.corpus import Corpus, Quarantined
+from vicinal.encoder import Encoder
+from vicinal.types import BoolArray, F32Array, Metric, U8Array
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """How far this rank is; handed to the progress callback."""
+
+    total: int
+    """Items of this rank."""
+    done: int = 0
+    """Items finished, by this run or an earlier one."""
+    resumed: int = 0
+    """Items of these that an earlier run had finished."""
+    embedded: int = 0
+    """Images that went through the encoder in this run."""
+    known: int = 0
+    """Items whose content was known in this run."""
+    quarantined: int = 0
+    """Items quarantined in this run."""
+
+
+class RankJob:
+    """Embeds the shards of one rank.
+
+    Args:
+        plan: the plan of the whole job.
+        shards: directory of the shard files; it exists.
+        corpora: the corpora, by number.
+        model: the encoder.
+        base: embeddings whose vectors are reused, or None.
+        rank: which shards are taken.
+    """
+
+    def __init__(
+        self, plan: Plan, shards: Path, *, corpora: Sequence[Corpus], model: Encoder, base: Base | None, rank: Rank
+    ) -> None:
+        self._plan = plan
+        self._shards = shards
+        self._corpora = corpora
+        self._model = model
+        self._base = base
+        self._mine = [number for number in range(plan.shard_count) if rank.takes(number)]
+        # What earlier shards of this rank hold; other ranks' contents meet ours in the merge.
+        self._seen = DigestIndex()
+        self._trust_stamps = True
+
+    def run(self, *, batch_size: int, workers: int, trust_stamps: bool, progress: Callable[[Totals], None]) -> Totals:
+        """Embeds every shard of this rank that is not there yet.
+
+        Args:
+            batch_size: images of one forward pass.
+            workers: threads that read and decode.
+            trust_stamps: take an item as unchanged when its stamp is.
+            progress: called after each batch and shard.
+
+        Returns:
+            What was done.
+
+        Raises:
+            StorageError: the disk is full or failed.
+        """
+        self._trust_stamps = trust_stamps
+        totals = Totals(total=sum(self._plan.size(number) for number in self._mine))
+        waiting = self._resume(totals)
+        progress(totals)
+        ahead = ReadAhead(
+            self._corpora,
+            decode=self._model.decode,
+            is_known=self._is_known,
+            workers=workers,
+            window=2 * batch_size,
+        )
+        try:
+            loaded = (one for chunk in ahead.stream(self._rows(waiting)) for one in chunk)
+            for number in waiting:
+                builder = _ShardBuilder(self._plan.size(number), model=self._model, batch_size=batch_size)
+                shard = self._build(builder, loaded, totals=totals, progress=progress)
+                write_shard(shard_path(self._shards, number), shard)
+                self._remember(shard)
+                _count(totals, shard)
+                progress(totals)
+        finally:
+            ahead.close()
+        return totals
+
+    def _build(
+        self,
+        builder: "_ShardBuilder",
+        loaded: Iterator[Loaded],
+        *,
+        totals: Totals,
+        progress: Callable[[Totals], None],
+    ) -> Shard:
+        for place, one in enumerate(itertools.islice(loaded, builder.size)):
+            known = one.digest is not None and bool(self._is_known(_digest_row(one.digest))[0])
+            passed = builder.add(place, one, known=known)
+            totals.done += 1
+            if passed:
+                progress(totals)
+        return builder.finish()
+
+    def _resume(self, totals: Totals) -> list[int]:
+        """Takes in the shards that are there, up to the first that is not; returns the others."""
+        for position, number in enumerate(self._mine):
+            size = self._plan.size(number)
+            shard = read_shard(shard_path(self._shards, number), rows=size, dimension=self._model.dimension)
+            if shard is None:
+                return self._mine[position:]
+            self._remember(shard)
+            totals.done += size
+            totals.resumed += size
+        return []
+
+    def _rows(self, numbers: Sequence[int]) -> Iterator[Row]:
+        use_stamps = self._base is not None and self._trust_stamps
+        for number in numbers:
+            for corpus, item in self._plan.rows(number):
+                digest = self._base.digest_of(item) if use_stamps and self._base is not None else None
+                yield Row(corpus=corpus, item=item, digest=digest)
+
+    def _is_known(self, digests_N32: U8Array) -> BoolArray:
+        known_N: BoolArray = self._seen.find(digests_N32) >= 0
+        if self._base is not None:
+            known_N |= self._base.index.find(digests_N32) >= 0
+        return known_N
+
+    def _remember(self, shard: Shard) -> None:
+        digests_n32 = shard.digests_N32[shard.states_N >= 0]
+        add_new(self._seen, digests_n32, 0)
+
+
+class _ShardBuilder:
+    """Gathers one shard: batches its new contents, and tells repeated ones apart."""
+
+    def __init__(self, size: int, *, model: Encoder, batch_size: int) -> None:
+        self.size = size
+        self._model = model
+        self._batch_size = batch_size
+        self._batch: list[U8Array] = []
+        self._chunks: list[F32Array] = []
+        self._slots: dict[bytes, int] = {}
+        self._digests_N32: U8Array = np.zeros((size, DIGEST_BYTES), np.uint8)
+        self._states_N = np.full(size, QUARANTINED, np.int32)
+        self._quarantine: list[Quarantined] = []
+        self._item_ids: list[str] = []
+
+    def add(self, place: int, one: Loaded, *, known: bool) -> bool:
+        """Takes the next item; returns whether a forward pass was made."""
+        self._item_ids.append(one.row.item.item_id)
+        if one.digest is not None:
+            self._digests_N32[place] = _digest_row(one.digest)[0]
+        if known:
+            self._states_N[place] = KNOWN
+        elif one.digest is not None and one.digest in self._slots:
+            self._states_N[place] = self._slots[one.digest]
+        elif one.error is not None:
+            self._refuse(place, one.error.reason, one.error.message)
+        else:
+            assert one.digest is not None, "read"
+            assert one.image_CHW is not None, "decoded"
+            self._states_N[place] = self._slots[one.digest] = len(self._slots)
+            self._batch.append(one.image_CHW)
+        if len(self._batch) < self._batch_size:
+            return False
+        self._forward()
+        return True
+
+    def _refuse(self, place: int, reason: str, message: str) -> None:
+        self._states_N[place] = QUARANTINED
+        self._quarantine.append(Quarantined(item_id=self._item_ids[place], reason=reason, message=message))
+
+    def _forward(self) -> None:
+        self._chunks.append(self._model.embed(np.stack(self._batch)))
+        self._batch = []
+
+    def finish(self) -> Shard:
+        """Embeds what is left and returns the shard."""
+        if self._batch:
+            self._forward()
+        x_UD = np.concatenate([np.zeros((0, self._model.dimension), np.float32), *self._chunks])
+        for place in np.flatnonzero(self._unusable(x_UD)[self._states_N] & (self._states_N >= 0)):
+            self._refuse(int(place), "NO_DIRECTION", "the encoder gives it a vector of zeros or one that is not finite")
+        return Shard(
+            digests_N32=self._digests_N32, states_N=self._states_N, vectors_UD=x_UD, quarantine=self._quarantine
+        )
+
+    def _unusable(self, x_UD: F32Array) -> npt.NDArray[np.bool_]:
+        """Returns which vectors cannot be searched; then False for the states below 0."""
+        bad_U = ~np.isfinite(x_UD).all(axis=1)
+        if self._model.metric is Metric.COSINE:
+            bad_U |= ~x_UD.any(axis=1)
+        return np.append(bad_U, np.zeros(2, np.bool_))
+
+
+def _digest_row(digest: bytes) -> U8Array:
+    return np.frombuffer(digest, np.uint8)[None]
+
+
+def _count(totals: Totals, shard: Shard) -> None:
+    totals.embedded += len(shard.vectors_UD)
+    totals.known += int((shard.states_N == KNOWN).sum())
+    totals.quarantined += len(shard.quarantine)

@@ -1,0 +1,282 @@
+"""The embed job, on real files, with a real encoder."""
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from index.embed import EmbedOptions, EmbedReport, embed
+from index.embed_rank import Totals
+from tests.support.corpora import add_encoder, fill, image_bytes
+from vicinal import cli
+from vicinal.corpus import open_corpus
+from vicinal.embeddings import Embeddings
+from vicinal.encoder import Encoder
+from vicinal.errors import BusyError, FingerprintMismatchError, InvalidArgumentError, InvalidCorpusError
+from vicinal.store import Store
+from vicinal.types import Metric
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SMALL = EmbedOptions(shard_size=7, batch_size=4, now=NOW, workers=2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.create(tmp_path / "workspace")
+    add_encoder(store)
+    return store
+
+
+def opened(store: Store, report: EmbedReport) -> Embeddings:
+    assert report.version is not None
+    return Embeddings.open(store.path("embeddings", report.version))
+
+
+def files(store: Store, version: str) -> dict[str, bytes]:
+    folder = store.path("embeddings", version)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+
+
+def test_every_item_has_the_vector_its_encoder_gives_it(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 30)
+
+    report = embed(store, [str(folder)], options=SMALL)
+
+    found = opened(store, report)
+    encoder = Encoder.load(store.path("encoders", "latest"))
+    with open_corpus(str(folder)) as corpus:
+        items = list(corpus)
+        wanted, errors = encoder.embed_contents([corpus.read(item) for item in items])
+    assert errors == [None] * 30
+    assert found.items.item_ids(range(30)) == [item.item_id for item in items]
+    np.testing.assert_allclose(found.vectors_ND, wanted, atol=1e-6)
+    assert (report.count, report.new_count, report.unique_count, report.quarantined_count) == (30, 30, 30, 0)
+    assert (found.fingerprint, found.metric, found.encoder) == (encoder.fingerprint, Metric.COSINE, "000001")
+    item = found.items.item(3)
+    assert (item.added_at, item.source, item.label, item.path) == (NOW, "images", "class0", item.item_id)
+    assert not list((store.root / "work").iterdir())
+
+
+def test_identical_images_are_embedded_once_and_all_kept(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 20)
+    for number in range(6):
+        (folder / f"copy{number}.png").write_bytes(image_bytes(number % 3))
+
+    report = embed(store, [str(folder)], options=SMALL)
+
+    found = opened(store, report)
+    assert (report.count, report.unique_count, report.embedded_count) == (26, 20, 20)
+    original, copy = found.items.row("class0/0000.png"), found.items.row("copy3.png")
+    assert found.items.item(original).digest == found.items.item(copy).digest
+    assert np.array_equal(found.vectors_ND[original], found.vectors_ND[copy])
+
+
+def test_what_cannot_be_embedded_is_quarantined_with_its_reason(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 10)
+    (folder / "text.jpg").write_text("this is no image")
+    (folder / "cut.png").write_bytes(image_bytes(99, size=64)[:-900])
+    (folder / "empty.png").write_bytes(b"")
+
+    report = embed(store, [str(folder)], options=SMALL)
+
+    found = opened(store, report)
+    entries = {entry.item_id: entry for entry in found.quarantine()}
+    assert set(entries) == {"text.jpg", "cut.png", "empty.png"}
+    assert all(entry.reason == "INVALID_IMAGE" and len(entry.message) > 10 for entry in entries.values())
+    assert (report.count, report.quarantined_count) == (10, 3)
+    assert found.manifest.body["quarantine"] == {"INVALID_IMAGE": 3}
+
+
+def test_an_image_without_direction_is_quarantined_under_cosine(store: Store, tmp_path: Path) -> None:
+    add_encoder(store, mean=0.0)
+    folder = fill(tmp_path / "images", 10)
+    Image.new("RGB", (16, 16)).save(folder / "black.png")
+
+    report = embed(store, [str(folder)], options=SMALL)
+
+    entries = list(opened(store, report).quarantine())
+    assert [(entry.item_id, entry.reason) for entry in entries] == [("black.png", "NO_DIRECTION")]
+    assert report.count == 10
+
+
+def test_a_base_gives_its_vectors_by_content_and_only_the_new_is_embedded(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 12)
+    first = embed(store, [str(folder)], options=SMALL)
+    fill(folder, 3, start=100)
+    (folder / "class0" / "0000.png").rename(folder / "moved.png")
+    (folder / "class1" / "0001.png").write_bytes(image_bytes(500))
+    (folder / "class0" / "0002.png").unlink()
+    later = EmbedOptions(shard_size=7, batch_size=4, now=datetime(2027, 1, 1, tzinfo=UTC))
+
+    report = embed(store, [str(folder)], base=first.version, options=later)
+
+    old, new = opened(store, first), opened(store, report)
+    assert (report.count, report.new_count, report.reused_count, report.embedded_count) == (14, 4, 10, 4)
+    assert np.array_equal(new.vectors_ND[new.items.row("moved.png")], old.vectors_ND[old.items.row("class0/0000.png")])
+    assert new.items.item(new.items.row("class1/0003.png")).added_at == NOW
+    assert new.items.item(new.items.row("class1/0001.png")).added_at == datetime(2027, 1, 1, tzinfo=UTC)
+    assert new.items.find("class0/0002.png") is None
+    assert new.manifest.body["base"] == first.version
+
+
+def test_items_unchanged_by_their_stamps_are_not_even_read(store: Store, tmp_path: Path, monkeypatch) -> None:
+    folder = fill(tmp_path / "images", 12)
+    embed(store, [str(folder)], options=SMALL)
+    read = []
+    from vicinal.corpora import folder as reader
+
+    original = reader.Reader.read
+    monkeypatch.setattr(reader.Reader, "read", lambda self, item: read.append(item.item_id) or original(self, item))
+
+    report = embed(store, [str(folder)], base="auto", options=SMALL)
+    assert (report.reused_count, report.new_count, read) == (12, 0, [])
+
+    reread = EmbedOptions(shard_size=7, batch_size=4, trust_stamps=False)
+    report = embed(store, [str(folder)], base="auto", options=reread)
+    assert (report.reused_count, len(read)) == (12, 12)
+
+
+def test_a_base_of_another_encoder_is_refused_and_auto_passes_it_by(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 5)
+    first = embed(store, [str(folder)], options=SMALL)
+    add_encoder(store, size=6)
+    with pytest.raises(FingerprintMismatchError, match="another|made by"):
+        embed(store, [str(folder)], base=first.version)
+    assert embed(store, [str(folder)], base="auto").reused_count == 0
+
+
+class StopError(Exception):
+    """The test's own way to end a run in the middle."""
+
+
+def test_a_run_that_was_ended_goes_on_and_ends_byte_for_byte_the_same(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 40)
+    (folder / "copy.png").write_bytes(image_bytes(1))
+    (folder / "bad.png").write_text("no")
+    whole = embed(store, [str(folder)], options=SMALL)
+
+    def stop_at(count: int):
+        def progress(totals: Totals) -> None:
+            if totals.done >= count:
+                raise StopError
+
+        return progress
+
+    for count in (1, 9, 16, 40):
+        with pytest.raises(StopError):
+            embed(store, [str(folder)], options=SMALL, progress=stop_at(count))
+    seen: list[Totals] = []
+    resumed = embed(store, [str(folder)], options=SMALL, progress=lambda t: seen.append(t))
+
+    assert seen[0].resumed >= 35
+    assert resumed.version != whole.version
+    assert files(store, str(resumed.version)) == files(store, str(whole.version))
+
+
+def test_a_torn_shard_is_made_again(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 20)
+    whole = embed(store, [str(folder)], options=SMALL)
+    with pytest.raises(StopError):
+        embed(store, [str(folder)], options=SMALL, progress=_stop_when_done)
+    shard = next((store.root / "work").rglob("000001.npz"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+    resumed = embed(store, [str(folder)], options=SMALL)
+
+    assert files(store, str(resumed.version)) == files(store, str(whole.version))
+
+
+def _stop_when_done(totals: Totals) -> None:
+    if totals.done == totals.total:
+        raise StopError
+
+
+def test_files_that_came_while_the_job_was_dead_are_taken_in(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 20)
+    with pytest.raises(StopError):
+        embed(store, [str(folder)], options=SMALL, progress=_stop_when_done)
+    fill(folder, 4, start=200)
+
+    report = embed(store, [str(folder)], options=SMALL)
+
+    assert report.count == 24
+    encoder = Encoder.load(store.path("encoders", "latest"))
+    wanted, _ = encoder.embed_contents([image_bytes(202)])
+    found = opened(store, report)
+    np.testing.assert_allclose(found.vectors_ND[found.items.row("class0/0202.png")], wanted[0], atol=1e-6)
+
+
+def test_a_run_that_died_after_its_commit_does_not_commit_twice(store: Store, tmp_path: Path, monkeypatch) -> None:
+    folder = fill(tmp_path / "images", 9)
+    with monkeypatch.context() as patch:
+        patch.setattr("index.embed._clean", lambda _: (_ for _ in ()).throw(StopError))
+        with pytest.raises(StopError):
+            embed(store, [str(folder)], options=SMALL)
+    assert store.versions("embeddings") == ["000001"]
+
+    report = embed(store, [str(folder)], options=SMALL)
+
+    assert (report.version, report.count, report.embedded_count) == ("000001", 9, 0)
+    assert not list((store.root / "work").iterdir())
+
+
+def test_the_same_job_twice_at_once_is_refused(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 5)
+
+    def again(_: Totals) -> None:
+        embed(store, [str(folder)], options=SMALL)
+
+    with pytest.raises(BusyError, match="another process"):
+        embed(store, [str(folder)], options=SMALL, progress=again)
+
+
+def test_a_corpus_in_which_nothing_can_be_embedded_makes_no_version(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("text")
+    with pytest.raises(InvalidCorpusError, match=r"nothing.*'a.jpg'"):
+        embed(store, [str(tmp_path)])
+    assert store.versions("embeddings") == []
+
+
+def test_two_corpora_with_the_same_id_are_told_apart_by_name(store: Store, tmp_path: Path) -> None:
+    one, two = fill(tmp_path / "one", 3), fill(tmp_path / "two", 3, start=0)
+    with pytest.raises(InvalidCorpusError, match=r"a=.*one b=.*two"):
+        embed(store, [str(one), str(two)])
+    report = embed(store, [f"a={one}", f"b={two}"])
+    assert opened(store, report).items.item_ids([0, 3]) == ["a/class0/0000.png", "b/class0/0000.png"]
+    assert report.unique_count == 3
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="shard_size"):
+        EmbedOptions(shard_size=0)
+
+
+def test_the_command_prints_what_it_did(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 5)
+    (folder / "bad.jpg").write_text("no")
+    run = CliRunner()
+    command = ["embed", str(folder), "-w", str(store.root)]
+
+    result = run.invoke(cli.cli, [*command, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert values["seconds"] >= 0
+    assert {key: values[key] for key in ("embeddings", "count", "new_count", "reused_count", "quarantined_count")} == {
+        "embeddings": "000001",
+        "count": 5,
+        "new_count": 5,
+        "reused_count": 0,
+        "quarantined_count": 1,
+    }
+
+    result = run.invoke(cli.cli, command, catch_exceptions=False)
+    assert "5 items, 0 new, 5 reused" in result.stdout
+    assert "quarantine.jsonl" in result.stdout
+    shutil.rmtree(folder)
