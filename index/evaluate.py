@@ -6,7 +6,7 @@ two items at one distance are as good as each other.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -148,29 +148,22 @@ def measure_curve(
         point = measure(search, queries, x_ND, metric=metric, effort=effort)
         # More effort may measure a hair less; a reader of the curve wants recall to grow with effort.
         floor = curve[-1].recall if curve else 0.0
-        curve.append(point if point.recall >= floor else _with_recall(point, floor))
+        curve.append(replace(point, recall=max(point.recall, floor)))
         if point.recall >= _ENOUGH_RECALL:
             break
     return tuple(curve)
 
 
-def _with_recall(point: CurvePoint, recall: float) -> CurvePoint:
-    return CurvePoint(
-        effort=point.effort,
-        recall=recall,
-        p50_us=point.p50_us,
-        p99_us=point.p99_us,
-        queries_per_second=point.queries_per_second,
-    )
-
-
-def evaluate(snapshot: Snapshot, *, query_count: int = 1000, seed: int = 1) -> tuple[Queries, tuple[CurvePoint, ...]]:
-    """Measures a snapshot anew, with queries of its own seed, over the efforts of its curve.
+def evaluate(
+    snapshot: Snapshot, *, query_count: int = 1000, seed: int = 1, efforts: Sequence[int] | None = None
+) -> tuple[Queries, tuple[CurvePoint, ...]]:
+    """Measures a snapshot anew, with queries of another seed than its build used.
 
     Args:
         snapshot: what to measure.
         query_count: queries, at least 1.
         seed: seed of the queries; the build used 0.
+        efforts: what to measure, ascending. Default: the efforts of its curve.
 
     Returns:
         The queries with their truth, and the measured curve.
@@ -181,6 +174,7 @@ def evaluate(snapshot: Snapshot, *, query_count: int = 1000, seed: int = 1) -> t
     def search(x_QD: F32Array, effort: int) -> I64Array:
         return snapshot.search(x_QD, neighbor_count=queries.neighbor_count, effort=effort).rows_QK
 
-    efforts = [point.effort for point in snapshot.curve] or [EXACT_EFFORT]
+    if efforts is None:
+        efforts = [point.effort for point in snapshot.curve] or [EXACT_EFFORT]
     curve = measure_curve(search, queries, snapshot.vectors_ND, metric=snapshot.metric, efforts=efforts)
     return queries, curve

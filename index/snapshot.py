@@ -11,6 +11,7 @@ The sentinels of an index, -1 and inf, end here.
 """
 
 import fcntl
+import functools
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -156,8 +157,7 @@ class Snapshot:
         effort = self.default_effort if effort is None else effort
         if effort < 0:
             raise InvalidArgumentError(f"effort is {effort}, wanted at least 1", field="options.effort")
-        # An index that returns a good part of the items does more work than a scan.
-        if selector is None and count * _SCAN_SHARE >= self.count:
+        if selector is None and self.is_exact(count, effort):
             effort = EXACT_EFFORT
         rows_QK, scores_QK = self._engine.search(
             x_QD, neighbor_count=count, effort=min(effort, self.count), selector=selector
@@ -209,6 +209,18 @@ class Snapshot:
     def expected_recall(self, effort: int) -> float:
         """Returns the recall that was measured at an effort, 0 where none was; exact search has 1."""
         return 1.0 if self._engine.is_exact else expected_recall(self.curve, effort)
+
+    def is_exact(self, neighbor_count: int, effort: int) -> bool:
+        """Returns whether a search with that count and effort compares with every item."""
+        # An index that returns a good part of the items does more work than a scan.
+        return effort == EXACT_EFFORT or self._engine.is_exact or neighbor_count * _SCAN_SHARE >= self.count
+
+    @functools.cached_property
+    def content_numbers(self) -> I64Array:
+        """A number for the content of each item, int64 (N,): equal for items with identical bytes."""
+        encoded = self.items.column("digest").combine_chunks().dictionary_encode()
+        numbers_N: I64Array = np.asarray(encoded.indices, dtype=np.int64)
+        return numbers_N
 
     def _check_count(self, neighbor_count: int) -> int:
         if neighbor_count < 1:
