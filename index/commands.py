@@ -1,0 +1,191 @@
+"""Commands of the index: build, evaluate, publish, rollback, gc, refresh, versions."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+workspace_option = click.option(
+    "--workspace",
+    "-w",
+    type=click.Path(path_type=Path),
+    envvar="VICINAL_WORKSPACE",
+    default=Path("workspace"),
+    show_default=True,
+    help="Directory of the workspace.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def _tell(message: str) -> None:
+    click.echo(f"  {message}", err=True)
+
+
+def _show(value: Any, *, as_json: bool, table: Callable[[], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(value, default=_plain))
+    else:
+        table()
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _params(assignments: tuple[str, ...]) -> dict[str, Any]:
+    from vicinal.config import with_overrides
+
+    return with_overrides({}, assignments)
+
+
+@click.command()
+@workspace_option
+@json_option
+@click.option("--embeddings", default="latest", show_default=True, help="Version of the embeddings.")
+@click.option("--kind", default="auto", show_default=True, help="Kind of index, or auto: chosen by measuring.")
+@click.option("--recall", type=float, default=0.99, show_default=True, help="Recall@10 that must be reached.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of clustering and of the queries.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the kind.")
+def build(
+    *,
+    workspace: Path,
+    as_json: bool,
+    embeddings: str,
+    kind: str,
+    recall: float,
+    seed: int,
+    assignments: tuple[str, ...],
+) -> None:
+    """Build a snapshot from embeddings, measured against exact search."""
+    from index import build as builder
+    from index.report import print_build
+    from vicinal.store import Store
+
+    config = builder.BuildConfig(kind=kind, params=_params(assignments), recall=recall, seed=seed)
+    report = builder.build(Store(workspace), embeddings=embeddings, config=config, progress=_tell)
+    point = next((p for p in report.curve if p.effort == report.default_effort), None)
+    value = {
+        **asdict(report),
+        "snapshot": f"snapshots/{report.version}",
+        "seconds": report.build_s,
+        "p50_us": point.p50_us if point else None,
+        "p99_us": point.p99_us if point else None,
+    }
+    _show(value, as_json=as_json, table=lambda: print_build(report))
+
+
+@click.command()
+@click.argument("version", default="latest")
+@workspace_option
+@json_option
+@click.option("--queries", "query_count", type=click.IntRange(10), default=1000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+def evaluate(*, version: str, workspace: Path, as_json: bool, query_count: int, seed: int) -> None:
+    """Measure recall and latency of a snapshot against exact search."""
+    from index.evaluate import evaluate as measure
+    from index.report import print_curve
+    from index.snapshot import Snapshot
+    from vicinal.store import Store
+
+    with Snapshot.open(Store(workspace).path("snapshots", version)) as snapshot:
+        queries, curve = measure(snapshot, query_count=query_count, seed=seed)
+        value = {"snapshot": snapshot.name, "queries": queries.how, "curve": [asdict(point) for point in curve]}
+        _show(value, as_json=as_json, table=lambda: print_curve(curve, snapshot.default_effort, title=snapshot.name))
+
+
+@click.command()
+@click.argument("version", default="latest")
+@workspace_option
+@json_option
+@click.option("--recall", type=float, default=0.9, show_default=True, help="Gate: recall@10, at least.")
+@click.option("--p99-ms", type=float, help="Gate: 99th percentile of a query's latency, at most.")
+@click.option("--size-mib", type=float, help="Gate: size of all files, at most.")
+def publish(
+    *, version: str, workspace: Path, as_json: bool, recall: float, p99_ms: float | None, size_mib: float | None
+) -> None:
+    """Put a snapshot in service, behind a gate."""
+    from index import publish as publisher
+    from index.report import print_checks
+    from vicinal.store import Store
+
+    gates = publisher.Gates(recall=recall, p99_ms=p99_ms, size_mib=size_mib)
+    report = publisher.publish(Store(workspace), version, gates=gates, progress=_tell)
+    value = {
+        "snapshot": f"snapshots/{report.active.snapshot}",
+        "generation": report.active.generation,
+        "checks": [asdict(check) for check in report.checks],
+        "seconds": report.seconds,
+    }
+    _show(value, as_json=as_json, table=lambda: print_checks(report))
+
+
+@click.command()
+@workspace_option
+@json_option
+def rollback(*, workspace: Path, as_json: bool) -> None:
+    """Go back to the snapshot served before."""
+    from index.publish import rollback as go_back
+    from vicinal.store import Store
+
+    active = go_back(Store(workspace))
+    value = {"snapshot": f"snapshots/{active.snapshot}", "generation": active.generation}
+    _show(value, as_json=as_json, table=lambda: click.echo(f"active: snapshots/{active.snapshot}"))
+
+
+@click.command()
+@workspace_option
+@json_option
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Newest snapshots to keep.")
+def gc(*, workspace: Path, as_json: bool, keep: int) -> None:
+    """Remove old snapshots that are not active, pinned or open, and what crashed writers left behind."""
+    from vicinal.store import Store
+
+    removed = Store(workspace).collect(keep=keep)
+    text = "\n".join(f"removed {name}" for name in removed) or "nothing to remove"
+    _show({"removed": removed}, as_json=as_json, table=lambda: click.echo(text))
+
+
+@click.command()
+@click.argument("corpora", nargs=-1, required=True, metavar="CORPUS...")
+@workspace_option
+@json_option
+@click.option("--action", type=click.Choice(["auto", "add", "rebuild"]), default="auto", show_default=True)
+@click.option("--prune", is_flag=True, help="Drop items that vanished from the corpora that are read.")
+@click.option("--no-publish", is_flag=True, help="Build and measure, but leave what is served.")
+@click.option("--recall", type=float, default=0.9, show_default=True, help="Gate: recall@10, at least.")
+def refresh(
+    *,
+    corpora: tuple[str, ...],
+    workspace: Path,
+    as_json: bool,
+    action: str,
+    prune: bool,
+    no_publish: bool,
+    recall: float,
+) -> None:
+    """Take in new images: embed what is new, build, gate, publish."""
+    from index import refresh as refresher
+    from index.publish import Gates
+    from index.report import print_refresh, refresh_value
+    from vicinal.config import from_mapping
+    from vicinal.store import Store
+
+    values = {"action": action, "prune": prune, "publish": not no_publish, "gates": asdict(Gates(recall=recall))}
+    config = from_mapping(refresher.RefreshConfig, values, where="command line")
+    report = refresher.refresh(Store(workspace), corpora, config=config, progress=_tell)
+    _show(refresh_value(report), as_json=as_json, table=lambda: print_refresh(report))
+
+
+@click.command()
+@workspace_option
+@json_option
+def versions(*, workspace: Path, as_json: bool) -> None:
+    """List the artifacts of a workspace."""
+    from index.report import print_versions, versions_value
+    from vicinal.store import Store
+
+    value = versions_value(Store(workspace))
+    _show(value, as_json=as_json, table=lambda: print_versions(value))

@@ -1,0 +1,136 @@
+"""Shows what the index stage did: tables for people, JSON values for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from index.build import BuildReport
+from index.curve import CurvePoint
+from index.publish import PublishReport
+from vicinal.artifact import MANIFEST, read_manifest
+from vicinal.errors import NoActiveSnapshotError, VicinalError
+from vicinal.store import FAMILIES, Store
+from vicinal.types import JsonObject
+
+if TYPE_CHECKING:
+    from index.refresh import RefreshReport
+
+_FORMATS = {"encoders": "encoder", "embeddings": "embeddings", "snapshots": "snapshot"}
+
+
+def print_curve(curve: Sequence[CurvePoint], default_effort: int, *, title: str) -> None:
+    """Prints a curve; the default effort is marked.
+
+    Args:
+        curve: measured points.
+        default_effort: effort used where a query asks for none.
+        title: headline.
+    """
+    table = Table(title=title)
+    for name in ("effort", "recall@10", "p50 us", "p99 us", "queries/s"):
+        table.add_column(name, justify="right")
+    for point in curve:
+        mark = " *" if point.effort == default_effort else ""
+        effort = str(point.effort) if point.effort else "exact"
+        table.add_row(
+            effort + mark,
+            f"{point.recall:.4f}",
+            f"{point.p50_us:.0f}",
+            f"{point.p99_us:.0f}",
+            f"{point.queries_per_second:,.0f}",
+        )
+    Console().print(table)
+
+
+def print_build(report: BuildReport) -> None:
+    """Prints what was built."""
+    title = f"snapshots/{report.version}: {report.kind}, {report.count:,} items ({report.reason})"
+    print_curve(report.curve, report.default_effort, title=title)
+    size_mib = report.size_bytes / 2**20
+    Console().print(f"built in {report.build_s:.1f} s, {size_mib:.1f} MiB; next: vicinal publish {report.version}")
+
+
+def print_checks(report: PublishReport) -> None:
+    """Prints the gates that a snapshot passed."""
+    table = Table(title=f"snapshots/{report.active.snapshot} is active, generation {report.active.generation}")
+    for name in ("gate", "measured", "wanted"):
+        table.add_column(name)
+    for check in report.checks:
+        table.add_row(check.name, f"{check.value:g}", f"{check.limit:g}")
+    Console().print(table)
+
+
+def refresh_value(report: "RefreshReport") -> JsonObject:
+    """Returns a refresh as JSON values."""
+    published, built = report.published, report.built
+    return {
+        "action": report.action,
+        "reason": report.reason,
+        "snapshot": f"snapshots/{built.version}" if built else None,
+        "published": published is not None,
+        "generation": published.active.generation if published else None,
+        "new_count": report.changes.new_count,
+        "changed_count": report.changes.changed_count,
+        "moved_count": report.changes.moved_count,
+        "vanished_count": report.changes.vanished_count,
+        "reused_count": report.embedded.reused_count,
+        "quarantined_count": report.embedded.quarantined_count,
+        "count": built.count if built else None,
+        "recall": built.recall if built else None,
+        "gate": {check.name: asdict(check) for check in published.checks} if published else {},
+        "seconds": report.seconds,
+    }
+
+
+def print_refresh(report: "RefreshReport") -> None:
+    """Prints what a refresh did."""
+    table = Table(title=f"refresh: {report.action} ({report.reason})", show_header=False)
+    for name, value in refresh_value(report).items():
+        if name not in {"action", "reason", "gate"}:
+            table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if report.published:
+        print_checks(report.published)
+
+
+def versions_value(store: Store) -> JsonObject:
+    """Returns the artifacts of a workspace as JSON values, oldest first, and which snapshot is active."""
+    value: JsonObject = {"active": None, "generation": None}
+    try:
+        active = store.active()
+        value = {"active": f"snapshots/{active.snapshot}", "generation": active.generation}
+    except NoActiveSnapshotError:
+        pass
+    for family in FAMILIES:
+        value[family] = [_describe(store, family, version) for version in store.versions(family)]
+    return value
+
+
+def _describe(store: Store, family: str, version: str) -> JsonObject:
+    path = store.path(family, version)
+    entry: JsonObject = {"name": f"{family}/{version}"}
+    try:
+        manifest = read_manifest(path, kind=_FORMATS[family], version=1, verify=False)
+    except VicinalError as error:
+        return entry | {"error": error.message}
+    size = sum(int(file["bytes"]) for name, file in manifest.files.items() if name != MANIFEST)
+    known = ("kind", "count", "dimension", "metric", "fingerprint", "parent", "embeddings", "encoder")
+    described = {name: manifest.body[name] for name in known if name in manifest.body}
+    return entry | {"created_at": manifest.created_at, "size_bytes": size} | described
+
+
+def print_versions(value: JsonObject) -> None:
+    """Prints the artifacts of a workspace."""
+    table = Table(title="artifacts, * active")
+    for name in ("name", "created", "items", "what", "MiB"):
+        table.add_column(name)
+    for family in FAMILIES:
+        for entry in value[family]:
+            mark = " *" if entry["name"] == value["active"] else ""
+            what = entry.get("error") or str(entry.get("kind") or entry.get("metric") or "")
+            size = f"{entry['size_bytes'] / 2**20:.1f}" if "size_bytes" in entry else ""
+            table.add_row(entry["name"] + mark, entry.get("created_at", ""), str(entry.get("count", "")), what, size)
+    Console().print(table)

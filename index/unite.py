@@ -1,0 +1,138 @@
+"""Unites the embeddings that are served with freshly embedded ones: one row an item, old rows first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vicinal.embeddings import Embeddings, EmbeddingsInfo, write_embeddings
+from vicinal.errors import FingerprintMismatchError
+from vicinal.item_table import Item
+from vicinal.store import Store
+from vicinal.types import F32Array, I64Array
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """How fresh embeddings differ from those that are served."""
+
+    kept_rows: I64Array
+    """Rows of the old embeddings that stay, ascending, int64."""
+    added_rows: I64Array
+    """Rows of the fresh embeddings that come behind them, ascending, int64."""
+    new_count: int
+    """Items whose id is new."""
+    changed_count: int
+    """Items whose id is known and whose content is another."""
+    moved_count: int
+    """New ids whose content a vanished id had."""
+    vanished_count: int
+    """Items of the old embeddings, of the corpora read, that the fresh ones lack."""
+    is_extension: bool
+    """Whether every old row stays, so that an index can be extended."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would change."""
+        return self.is_extension and not len(self.added_rows)
+
+
+def compare(old: Embeddings, fresh: Embeddings, *, prune: bool) -> Changes:
+    """Compares embeddings by item id and content.
+
+    Args:
+        old: what is served.
+        fresh: what the corpora hold now; perhaps not all corpora that ``old`` came from.
+        prune: drop vanished items of the sources that ``fresh`` covers.
+
+    Raises:
+        FingerprintMismatchError: they come from different encoders.
+    """
+    if old.fingerprint != fresh.fingerprint:
+        raise FingerprintMismatchError(
+            f"embeddings/{old.version} and embeddings/{fresh.version} come from different encoders; "
+            "embed all corpora anew with the new encoder and build a new snapshot"
+        )
+    old_ids, old_digests = _column(old, "item_id"), _column(old, "digest")
+    fresh_ids, fresh_digests = _column(fresh, "item_id"), _column(fresh, "digest")
+    digest_of = dict(zip(fresh_ids, fresh_digests, strict=True))
+    known = dict(zip(old_ids, old_digests, strict=True))
+    sources = set(_column(fresh, "source"))
+    vanished_n = np.array(
+        [
+            item_id not in digest_of and source in sources
+            for item_id, source in zip(old_ids, _column(old, "source"), strict=True)
+        ],
+        dtype=np.bool_,
+    )
+    changed_n = np.array(
+        [digest_of.get(item_id, digest) != digest for item_id, digest in known.items()], dtype=np.bool_
+    )
+    gone_n = changed_n | (vanished_n if prune else np.zeros_like(vanished_n))
+    added = [row for row, item_id in enumerate(fresh_ids) if known.get(item_id) != fresh_digests[row]]
+    lost = {old_digests[row] for row in np.flatnonzero(vanished_n)}
+    new_ids = [row for row in added if fresh_ids[row] not in known]
+    return Changes(
+        kept_rows=np.flatnonzero(~gone_n),
+        added_rows=np.array(added, dtype=np.int64),
+        new_count=len(new_ids),
+        changed_count=int(changed_n.sum()),
+        moved_count=sum(fresh_digests[row] in lost for row in new_ids),
+        vanished_count=int(vanished_n.sum()),
+        is_extension=not gone_n.any(),
+    )
+
+
+def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes) -> str:
+    """Writes the union as a new version of the embeddings.
+
+    Args:
+        store: the workspace.
+        old: what is served.
+        fresh: what the corpora hold now.
+        changes: what ``compare`` found.
+
+    Returns:
+        The new version.
+
+    Raises:
+        StorageError: the disk is full; nothing has changed.
+    """
+    info = EmbeddingsInfo(
+        dimension=old.dimension,
+        metric=old.metric,
+        fingerprint=old.fingerprint,
+        encoder=old.encoder,
+        corpora=tuple(dict.fromkeys((*old.corpora, *fresh.corpora))),
+        details={"base": old.version, "fresh": fresh.version},
+    )
+    kinds = _merge_kinds(old, fresh)
+    parts = ((old, changes.kept_rows), (fresh, changes.added_rows))
+    with store.stage("embeddings") as staging:
+        vectors = (block for part, rows in parts for block in _blocks(part.vectors_ND, rows))
+        items = (item for part, rows in parts for item in _items(part, rows))
+        write_embeddings(staging.path, vectors, items, info=info, kinds=kinds, quarantine=fresh.quarantine())
+        return staging.commit()
+
+
+def _column(embeddings: Embeddings, name: str) -> list[str]:
+    return [str(value) for value in embeddings.items.column(name).to_pylist()]
+
+
+def _blocks(vectors_ND: F32Array, rows_N: I64Array) -> Iterator[F32Array]:
+    for start in range(0, len(rows_N), _BLOCK):
+        yield vectors_ND[rows_N[start : start + _BLOCK]]
+
+
+def _items(embeddings: Embeddings, rows_N: I64Array) -> Iterator[Item]:
+    return (embeddings.items.item(int(row)) for row in rows_N)
+
+
+def _merge_kinds(old: Embeddings, fresh: Embeddings) -> dict[str, str]:
+    kinds = dict(old.items.metadata_columns)
+    for name, kind in fresh.items.metadata_columns.items():
+        before = kinds.get(name, kind)
+        kinds[name] = kind if before == kind else "float" if {before, kind} == {"int", "float"} else "string"
+    return kinds

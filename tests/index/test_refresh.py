@@ -1,0 +1,156 @@
+"""The way of a corpus: embed, build, publish, take in new images, roll back, with a real encoder on real files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index.build import BuildConfig, build
+from index.embed import embed
+from index.publish import Gates, publish, rollback
+from index.refresh import RefreshConfig, refresh
+from index.snapshot import Snapshot
+from vicinal.embeddings import Embeddings
+from vicinal.encoder import save
+from vicinal.errors import (
+    GateFailedError,
+    InvalidArgumentError,
+    NoActiveSnapshotError,
+    NoEncoderError,
+    SnapshotNotFoundError,
+)
+from vicinal.modalities.image import backbones
+from vicinal.modalities.image.preprocess import Preprocessing
+from vicinal.store import Store
+from vicinal.types import Metric
+
+SIDE = 6
+
+
+def write_images(folder: Path, numbers: range, *, seed: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        rng = np.random.default_rng((seed, number))
+        pixels = rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    write_images(folder, range(60))
+    return folder
+
+
+@pytest.fixture
+def served(store: Store, corpus: Path) -> Store:
+    preprocessing = Preprocessing(channels=3, height=SIDE, width=SIDE)
+    model = backbones.create("pixels", channels=3, image_size=SIDE)
+    with store.stage("encoders") as staging:
+        save(
+            staging.path,
+            model=model,
+            architecture={"name": "pixels", "image_size": SIDE},
+            preprocessing=preprocessing,
+            metric=Metric.COSINE,
+            metadata={},
+        )
+        staging.commit()
+    embed(store, [str(corpus)])
+    build(store, config=BuildConfig(kind="hnsw", query_count=20))
+    publish(store)
+    return store
+
+
+def active_snapshot(store: Store) -> Snapshot:
+    return Snapshot.open(store.path("snapshots", store.active().snapshot))
+
+
+def test_refresh_embeds_only_new_images_and_adds_them(served: Store, corpus: Path) -> None:
+    write_images(corpus, range(60, 66))
+    report = refresh(served, [str(corpus)])
+    assert report.action == "add"
+    assert (report.embedded.new_count, report.embedded.reused_count, report.changes.new_count) == (6, 60, 6)
+    assert served.active().snapshot == "000002"
+    with active_snapshot(served) as snapshot:
+        assert snapshot.count == 66
+        assert snapshot.manifest.body["parent"] == "snapshots/000001"
+        row = snapshot.items.row("0063.png")
+        assert snapshot.search(snapshot.vectors_ND[row : row + 1], neighbor_count=1).rows_QK[0, 0] == row
+
+
+def test_refresh_with_nothing_new_changes_nothing(served: Store, corpus: Path) -> None:
+    report = refresh(served, [str(corpus)])
+    assert (report.action, report.built) == ("none", None)
+    assert served.active().generation == 1
+
+
+def test_a_corpus_that_is_not_named_again_stays(served: Store, tmp_path: Path) -> None:
+    write_images(tmp_path / "more", range(100, 103))
+    report = refresh(served, [f"more={tmp_path / 'more'}"], config=RefreshConfig(prune=True))
+    assert (report.changes.new_count, report.changes.vanished_count, report.action) == (3, 0, "add")
+    with active_snapshot(served) as snapshot:
+        assert snapshot.count == 63
+
+
+def test_changed_and_pruned_items_lead_to_a_rebuild(served: Store, corpus: Path) -> None:
+    write_images(corpus, range(2), seed=1)
+    for number in (10, 11, 12):
+        (corpus / f"{number:04d}.png").unlink()
+    (corpus / "0020.png").rename(corpus / "0990.png")
+    with pytest.raises(InvalidArgumentError, match="cannot add"):
+        refresh(served, [str(corpus)], config=RefreshConfig(prune=True, action="add"))
+    report = refresh(served, [str(corpus)], config=RefreshConfig(prune=True))
+    changes = report.changes
+    assert (changes.changed_count, changes.vanished_count, changes.moved_count, changes.new_count) == (2, 4, 1, 1)
+    assert report.action == "rebuild"
+    with active_snapshot(served) as snapshot:
+        assert snapshot.count == 57
+        assert snapshot.items.find("0010.png") is None
+    embeddings = Embeddings.open(served.path("embeddings", "latest"))
+    assert embeddings.items.count == 57
+
+
+def test_without_prune_vanished_items_stay(served: Store, corpus: Path) -> None:
+    (corpus / "0010.png").unlink()
+    write_images(corpus, range(70, 71))
+    report = refresh(served, [str(corpus)])
+    assert (report.action, report.changes.vanished_count) == ("add", 1)
+    with active_snapshot(served) as snapshot:
+        assert snapshot.items.find("0010.png") is not None
+        assert snapshot.count == 61
+
+
+def test_a_failed_gate_changes_nothing(served: Store, corpus: Path) -> None:
+    write_images(corpus, range(60, 64))
+    with pytest.raises(GateFailedError, match="size_mib"):
+        refresh(served, [str(corpus)], config=RefreshConfig(gates=Gates(size_mib=0.001)))
+    assert served.active().snapshot == "000001"
+    assert (served.root / "reports" / "publish-000002.json").is_file()
+
+
+def test_rollback_goes_back_and_a_damaged_snapshot_is_not_activated(served: Store, corpus: Path) -> None:
+    with pytest.raises(SnapshotNotFoundError, match="no snapshot was served before"):
+        rollback(served)
+    write_images(corpus, range(60, 64))
+    refresh(served, [str(corpus)])
+    assert rollback(served).snapshot == "000001"
+    assert served.active().generation == 3
+
+
+def test_refresh_needs_a_corpus_a_snapshot_and_an_encoder(served: Store, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="no corpus"):
+        refresh(served, [])
+    with pytest.raises(NoActiveSnapshotError):
+        refresh(Store.create(tmp_path / "empty"), ["x"])
+
+
+def test_refresh_without_an_encoder_says_so(store: Store, add_embeddings: object) -> None:
+    from tests.index.made_vectors import clustered
+
+    add_embeddings(clustered(50, 4))  # type: ignore[operator]
+    build(store, config=BuildConfig(query_count=10))
+    publish(store)
+    with pytest.raises(NoEncoderError):
+        refresh(store, ["x"])
