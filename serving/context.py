@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from serving.config import ServeConfig
-from serving.generation import Generations
+from serving.generations import Generations
 from serving.queries import Queries
 from vicinal.errors import CancelledError, DeadlineExceededError
 from vicinal.store import Store

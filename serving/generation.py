@@ -1,26 +1,16 @@
-"""What is being served: one immutable generation at a time, swapped by one assignment.
+"""One immutable generation of what is served, and how it is opened: checked, with its encoder, warmed."""
 
-A request takes its generation once and keeps it to its end. A new one is opened, checked and warmed
-in a thread beside the old one; only then does the pointer move. A load that fails changes nothing.
-The files of a generation are held, so that no collection removes them, until the last request
-that uses it has ended.
-"""
-
-import asyncio
 import logging
-import os
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from index.snapshot import Snapshot
 from vicinal.codec import encode_ref
-from vicinal.errors import FailedPreconditionError, InternalError, NoActiveSnapshotError, VicinalError
+from vicinal.errors import NoActiveSnapshotError
 from vicinal.store import Active, Store
 from vicinal.types import SnapshotRef
 from vicinal.v1 import types_pb2
@@ -28,10 +18,9 @@ from vicinal.v1 import types_pb2
 if TYPE_CHECKING:
     from vicinal.encoder import Encoder
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
-_WARM_QUERIES = 8
-_RETRY_FAILED_S = 30.0
+_WARM_QUERIES = 32
+_QUICK_S = 1e-3
 
 
 class _Lease:
@@ -50,13 +39,14 @@ class Generation:
     """Goes into every reply."""
     ref_message: types_pb2.SnapshotRef
     """The same, encoded once."""
+    quick: bool
+    """Whether a query takes so little (under a millisecond) that no thread is worth its switch."""
     lease: object
     """Lets the files be collected when the last request has let go of it."""
     created_s: float = field(default_factory=time.time)
     """Unix time at which it was opened."""
 
 
-Listener = Callable[[Generation], None]
 LoadEncoder = Callable[[Path], "Encoder"]
 
 
@@ -67,241 +57,69 @@ def load_encoder(path: Path) -> "Encoder":
     return Encoder.load(path)
 
 
-class Generations:
-    """The generation in service, and a few pinned older ones.
+def open_generation(
+    store: Store,
+    name: str,
+    *,
+    number: int | None = None,
+    verify: bool = True,
+    known: Sequence[Generation] = (),
+    encoder_loader: LoadEncoder = load_encoder,
+) -> Generation:
+    """Opens a snapshot, with its encoder, and warms it.
 
     Args:
         store: the workspace.
-        verify: check the SHA-256 of every file before serving it.
-        pinned_count: snapshots besides the active one to keep open, at least 1.
-        fixed: serve this snapshot whatever the alias says, such as ``snapshots/000007``; empty follows the alias.
+        name: ``snapshots/000007``.
+        number: number of the activation; None looks it up in the alias's history.
+        verify: check the SHA-256 of every file.
+        known: generations that are open, whose encoder is taken when it is the same.
         encoder_loader: opens the encoder inside a snapshot.
+
+    Raises:
+        SnapshotNotFoundError: no such snapshot.
+        CorruptArtifactError: it is damaged.
     """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        verify: bool = True,
-        pinned_count: int = 2,
-        fixed: str = "",
-        encoder_loader: LoadEncoder = load_encoder,
-    ) -> None:
-        self.store = store
-        self.fixed = fixed
-        self.listeners: list[Listener] = []
-        """Called in the event loop after each swap."""
-        self.last_error: VicinalError | None = None
-        """Why the newest activation could not be followed; None when it was."""
-        self._verify = verify
-        self._pinned_count = pinned_count
-        self._load_encoder = encoder_loader
-        self._current: Generation | None = None
-        self._pinned: OrderedDict[str, Generation] = OrderedDict()
-        self._lock = asyncio.Lock()
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation")
-        self._seen: tuple[int, int] | None = None
-        self._failed: tuple[int, float] = (0, 0.0)
-
-    def current(self) -> Generation:
-        """Returns the generation in service; takes no lock.
-
-        Raises:
-            NoActiveSnapshotError: nothing has been published yet.
-        """
-        if self._current is None:
-            raise self.last_error or NoActiveSnapshotError("no snapshot is active; run: vicinal publish")
-        return self._current
-
-    async def take(self, name: str = "") -> Generation:
-        """Returns the generation of a snapshot, opening it if it is not open.
-
-        Args:
-            name: ``snapshots/000007``, or empty for the one in service.
-
-        Raises:
-            NoActiveSnapshotError: nothing has been published yet.
-            SnapshotNotFoundError: no such snapshot.
-            CorruptArtifactError: it is damaged.
-        """
-        if not name:
-            return self.current()
-        if self._current is not None and self._current.ref.name == name:
-            return self._current
-        async with self._lock:
-            return await self._open_pinned(name)
-
-    async def follow(self) -> Generation | None:
-        """Serves what the alias names, if it is newer than what is served.
-
-        Returns:
-            The generation in service, None when there is none.
-
-        Raises:
-            VicinalError: the alias or its snapshot could not be read; what is served has not changed.
-        """
-        async with self._lock:
-            return await self._follow()
-
-    async def watch(self, *, poll_s: float) -> None:
-        """Follows the alias until cancelled.
-
-        Args:
-            poll_s: seconds between looks, above 0; a look is one stat call.
-        """
-        while not self.fixed:
-            if self._alias_moved() or self._may_retry():
-                try:
-                    await self.follow()
-                except NoActiveSnapshotError:
-                    pass
-                except VicinalError as error:
-                    logger.error("cannot serve the new snapshot, the old one stays: %s", error)  # noqa: TRY400 - said
-                except Exception:
-                    logger.exception("cannot serve the new snapshot, the old one stays")
-            await asyncio.sleep(poll_s)
-
-    async def activate(self, name: str) -> tuple[Generation, Generation | None]:
-        """Opens a snapshot, moves the alias to it, and serves it.
-
-        Returns:
-            The generation in service now and the one before it.
-
-        Raises:
-            SnapshotNotFoundError: no such snapshot.
-            CorruptArtifactError: it is damaged; nothing has changed.
-            FailedPreconditionError: this server serves one fixed snapshot.
-        """
-        if self.fixed:
-            raise FailedPreconditionError(
-                f"this server was started on {self.fixed} alone; restart it without --snapshot to activate others"
-            )
-        async with self._lock:
-            previous = self._current
-            path = self.store.path("snapshots", name)
-            if previous is None or previous.ref.name != f"snapshots/{path.name}":
-                await self._open_pinned(f"snapshots/{path.name}")
-            await self._in_loader(lambda: self.store.activate(path.name))
-            current = await self._follow()
-            assert current is not None
-            return current, previous
-
-    def close(self) -> None:
-        """Lets go of every generation; requests in flight keep theirs."""
-        self._current = None
-        self._pinned.clear()
-        self._loader.shutdown(wait=False, cancel_futures=True)
-
-    async def _follow(self) -> Generation | None:
-        current = self._current
-        if self.fixed:
-            if current is None:
-                path = self.store.path("snapshots", self.fixed)
-                self._swap(await self._open(f"snapshots/{path.name}", None))
-            return self._current
-        active = await self._in_loader(self.store.active)
-        if current is not None and active.generation <= current.ref.generation:
-            return current
-        try:
-            if current is not None and current.ref.name == f"snapshots/{active.snapshot}":
-                new = self._renumbered(current, active.generation)
-            else:
-                new = self._renumbered(
-                    await self._open(f"snapshots/{active.snapshot}", active.generation), active.generation
-                )
-        except Exception as error:
-            self._failed = (active.generation, time.monotonic())
-            self.last_error = error if isinstance(error, VicinalError) else InternalError("a snapshot failed to open")
-            raise
-        self._failed, self.last_error = (0, 0.0), None
-        self._swap(new)
-        return new
-
-    def _swap(self, new: Generation) -> None:
-        old, self._current = self._current, new
-        self._pinned.pop(new.ref.name, None)
-        if old is not None and old.ref.name != new.ref.name:
-            self._keep(old)
-        logger.info("serving %s, generation %d", new.ref.name, new.ref.generation)
-        for listener in self.listeners:
-            listener(new)
-
-    async def _open_pinned(self, name: str) -> Generation:
-        current = self._current
-        if current is not None and current.ref.name == name:
-            return current
-        if name in self._pinned:
-            self._pinned.move_to_end(name)
-            return self._pinned[name]
-        path = self.store.path("snapshots", name)
-        canonical = f"snapshots/{path.name}"
-        if canonical != name:
-            return await self._open_pinned(canonical)
-        generation = await self._open(name, None)
-        self._keep(generation)
-        return generation
-
-    def _keep(self, generation: Generation) -> None:
-        self._pinned[generation.ref.name] = generation
-        while len(self._pinned) > self._pinned_count:
-            self._pinned.popitem(last=False)
-
-    async def _open(self, name: str, number: int | None) -> Generation:
-        if name in self._pinned:
-            return self._pinned[name]
-        known = [g for g in (self._current, *self._pinned.values()) if g is not None]
-        return await self._in_loader(lambda: self._load(name, number, known))
-
-    def _load(self, name: str, number: int | None, known: list[Generation]) -> Generation:
-        started_s = time.monotonic()
-        path = self.store.path("snapshots", name)
-        snapshot = Snapshot.open(path, verify=self._verify)
-        lease = _Lease()
-        weakref.finalize(lease, snapshot.close)
-        encoder = self._encoder_of(snapshot, known)
-        _warm(snapshot)
-        ref = SnapshotRef(
-            name=name,
-            fingerprint=snapshot.fingerprint,
-            generation=_activation_of(self.store, path.name) if number is None else number,
-        )
-        generation = Generation(snapshot=snapshot, encoder=encoder, ref=ref, ref_message=encode_ref(ref), lease=lease)
-        logger.info("opened %s in %.2f s", name, time.monotonic() - started_s)
-        return generation
-
-    def _encoder_of(self, snapshot: Snapshot, known: list[Generation]) -> "Encoder | None":
-        if snapshot.encoder_path is None:
-            return None
-        for generation in known:
-            if generation.encoder is not None and generation.ref.fingerprint == snapshot.fingerprint:
-                return generation.encoder
-        return self._load_encoder(snapshot.encoder_path)
-
-    def _renumbered(self, generation: Generation, number: int) -> Generation:
-        ref = replace(generation.ref, generation=number)
-        return replace(generation, ref=ref, ref_message=encode_ref(ref))
-
-    def _alias_moved(self) -> bool:
-        try:
-            status = os.stat(self.store.root / "active.json")  # noqa: PTH116 - ten times a second
-        except OSError:
-            return False
-        seen = (status.st_mtime_ns, status.st_ino)
-        moved, self._seen = seen != self._seen, seen
-        return moved
-
-    def _may_retry(self) -> bool:
-        number, failed_s = self._failed
-        return bool(number) and time.monotonic() - failed_s > _RETRY_FAILED_S
-
-    async def _in_loader(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, function)
+    started_s = time.monotonic()
+    path = store.path("snapshots", name)
+    snapshot = Snapshot.open(path, verify=verify)
+    lease = _Lease()
+    weakref.finalize(lease, snapshot.close)
+    encoder = next((g.encoder for g in known if g.encoder and g.ref.fingerprint == snapshot.fingerprint), None)
+    if encoder is None and snapshot.encoder_path is not None:
+        encoder = encoder_loader(snapshot.encoder_path)
+    quick = _warm(snapshot) < _QUICK_S
+    ref = SnapshotRef(
+        name=name,
+        fingerprint=snapshot.fingerprint,
+        generation=_activation_of(store, path.name) if number is None else number,
+    )
+    logger.info("opened %s in %.2f s", name, time.monotonic() - started_s)
+    return Generation(
+        snapshot=snapshot,
+        encoder=encoder if snapshot.encoder_path is not None else None,
+        ref=ref,
+        ref_message=encode_ref(ref),
+        quick=quick,
+        lease=lease,
+    )
 
 
-def _warm(snapshot: Snapshot) -> None:
-    count = min(_WARM_QUERIES, snapshot.count)
-    if count:
-        snapshot.search(snapshot.vectors_ND[:count], neighbor_count=min(10, snapshot.count))
+def renumber(generation: Generation, number: int) -> Generation:
+    """Returns the same generation under the number of another activation."""
+    ref = replace(generation.ref, generation=number)
+    return replace(generation, ref=ref, ref_message=encode_ref(ref))
+
+
+def _warm(snapshot: Snapshot) -> float:
+    """Searches for some of its own items; returns the seconds of the quickest."""
+    rows = range(0, snapshot.count, max(1, snapshot.count // _WARM_QUERIES))
+    quickest_s = float("inf")
+    for row in rows:
+        started_s = time.perf_counter()
+        snapshot.search(snapshot.vectors_ND[row : row + 1], neighbor_count=min(10, snapshot.count))
+        quickest_s = min(quickest_s, time.perf_counter() - started_s)
+    return quickest_s
 
 
 def _activation_of(store: Store, version: str) -> int:

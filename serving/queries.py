@@ -22,7 +22,7 @@ from vicinal.errors import (
     NoEncoderError,
     VicinalError,
 )
-from vicinal.types import F32Array, I64Array
+from vicinal.types import F32Array, I64Array, U8Array
 from vicinal.v1 import types_pb2
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Queries:
             except VicinalError as error:
                 errors[position] = error
         self._embed_into(generation, [(place, flat[place].content) for place in images], x_MD, errors, call)
-        check_vectors(generation, x_MD, errors)
+        x_MD = check_vectors(generation, x_MD, errors)
         if spans is None:
             return Resolved(x_QD=x_MD, errors=errors, own_rows_Q=rows_M)
         return _combine(generation, spans, x_MD, errors, rows_M)
@@ -139,15 +139,21 @@ class Queries:
             errors[place] = self._refusal(generation, content)
             if errors[place] is None:
                 good.append((place, content))
-        if not good or generation.encoder is None:
-            return
-        call.check()
-        found_BD, wrong = generation.encoder.embed_contents([content for _, content in good])
-        call.check()
-        for (place, _), x_D, error in zip(good, found_BD, wrong, strict=True):
-            errors[place] = error
-            if error is None:
-                x_MD[place] = x_D
+        decoded: dict[int, U8Array] = {}
+        for place, content in good:
+            call.check()
+            try:
+                decoded[place] = self._decode(generation, content)
+            except InvalidImageError as error:
+                errors[place] = error
+        if decoded and generation.encoder is not None:
+            call.check()
+            x_MD[list(decoded)] = generation.encoder.embed(np.stack(list(decoded.values())))
+
+    def _decode(self, generation: Generation, content: bytes) -> U8Array:
+        assert generation.encoder is not None
+        max_bytes = int(self._limits.max_image_mib * 2**20)
+        return generation.encoder.decode(content, max_pixels=self._limits.max_pixels, max_bytes=max_bytes)
 
     def _refusal(self, generation: Generation, content: bytes) -> VicinalError | None:
         if generation.encoder is None:
@@ -161,24 +167,28 @@ class Queries:
         return None
 
 
-def check_vectors(generation: Generation, x_QD: F32Array, errors: list[VicinalError | None]) -> None:
-    """Notes an error for each row that cannot be searched, and zeroes it.
+def check_vectors(generation: Generation, x_QD: F32Array, errors: list[VicinalError | None]) -> F32Array:
+    """Returns vectors ready to be searched, and notes an error for each that cannot be.
 
     Args:
         generation: whose metric counts.
-        x_QD: float32, shape (Q, D); made ready to be searched in place, wrong rows zeroed.
+        x_QD: float32, shape (Q, D).
         errors: one entry a row; those already wrong stay.
+
+    Returns:
+        float32, shape (Q, D), of unit length under cosine; rows with an error are zero.
     """
     try:
-        x_QD[:] = generation.snapshot.check_queries(x_QD)
+        return generation.snapshot.check_queries(x_QD)
     except InvalidVectorError:
-        for row in range(len(x_QD)):
-            try:
-                x_QD[row] = generation.snapshot.check_queries(x_QD[row : row + 1])[0]
-            except InvalidVectorError as error:
-                x_QD[row] = 0
-                if errors[row] is None:
-                    errors[row] = InvalidVectorError(error.message, field="query")
+        good_QD = np.zeros(x_QD.shape, dtype=np.float32)
+    for row in range(len(x_QD)):
+        try:
+            good_QD[row] = generation.snapshot.check_queries(x_QD[row : row + 1])[0]
+        except InvalidVectorError as error:
+            if errors[row] is None:
+                errors[row] = InvalidVectorError(error.message, field="query")
+    return good_QD
 
 
 def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Array) -> int:
@@ -259,5 +269,5 @@ def _combine(
             x_QD[place] -= x_MD[negatives].mean(axis=0)
         if len(positives) == 1 and not negatives:
             rows_Q[place] = rows_M[positives[0]]
-    check_vectors(generation, x_QD, combined)
+    x_QD = check_vectors(generation, x_QD, combined)
     return Resolved(x_QD=x_QD, errors=combined, own_rows_Q=rows_Q)

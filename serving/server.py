@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from serving.admission import Admission
 from serving.config import ServeConfig
 from serving.context import ServingContext
-from serving.generation import Generation, Generations
+from serving.generation import Generation
+from serving.generations import Generations
 from serving.queries import Queries
 from serving.wiring import Context, Gatekeeper, Observer, Wiring, service_handler
 from vicinal.errors import NoActiveSnapshotError, UnavailableError

@@ -1,0 +1,181 @@
+"""Answers search requests: options out of the message, queries into vectors, one call of the index, a reply."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from index.search import SearchOptions, SearchPlan
+from index.search import search as search_index
+from serving.config import LimitsConfig
+from serving.context import Call
+from serving.generation import Generation
+from serving.queries import Queries, check_vectors
+from serving.replies import encode_all, encode_neighbors
+from vicinal.codec import decode_vectors, encode_error
+from vicinal.errors import (
+    DimensionMismatchError,
+    InvalidArgumentError,
+    UnimplementedError,
+    VicinalError,
+)
+from vicinal.types import F32Array, I64Array
+from vicinal.v1 import search_service_pb2 as pb
+from vicinal.v1 import types_pb2
+
+_MAX_EXCLUDED = 10_000
+
+
+class Searcher:
+    """Answers queries within the limits of a server.
+
+    Args:
+        limits: the limits.
+        queries: turns queries into vectors.
+    """
+
+    def __init__(self, limits: LimitsConfig, queries: Queries) -> None:
+        self._limits = limits
+        self._queries = queries
+
+    def search(self, generation: Generation, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:
+        """Answers Search.
+
+        Args:
+            generation: the snapshot that answers.
+            request: the message.
+            call: whose deadline is checked.
+
+        Raises:
+            VicinalError: of the class that says what was wrong.
+        """
+        options = self.options(request.options, query_count=1)
+        resolved = self._queries.resolve(generation, [request.query], call)
+        resolved.raise_first()
+        call.check()
+        own_rows_Q = None if request.options.include_query_item else resolved.own_rows_Q
+        found, plan = search_index(generation.snapshot, resolved.x_QD, options, exclude_rows=own_rows_Q)
+        count = int(found.counts_Q[0])
+        neighbors = encode_neighbors(
+            generation.snapshot.items,
+            found.rows_QK[0, :count],
+            found.scores_QK[0, :count],
+            full=request.options.item_view == types_pb2.ITEM_VIEW_FULL,
+        )
+        return pb.SearchResponse(neighbors=neighbors, snapshot=generation.ref_message, plan=encode_plan(plan))
+
+    def batch(self, generation: Generation, request: pb.BatchSearchRequest, call: Call) -> pb.BatchSearchResponse:
+        """Answers BatchSearch.
+
+        Args:
+            generation: the snapshot that answers.
+            request: the message.
+            call: whose deadline is checked.
+
+        Raises:
+            VicinalError: of the class that says what was wrong with all of it.
+        """
+        if request.options.page_token:
+            raise InvalidArgumentError("BatchSearch has no pages; use Search", field="options.page_token")
+        x_QD, errors, own_rows_Q = self._batch_vectors(generation, request, call)
+        options = self.options(request.options, query_count=len(x_QD))
+        good_Q = np.flatnonzero([error is None for error in errors])
+        rows_Q = None if request.options.include_query_item or own_rows_Q is None else own_rows_Q[good_Q]
+        call.check()
+        reply = pb.BatchSearchResponse(snapshot=generation.ref_message)
+        encoded: Iterator[types_pb2.Neighbors] = iter(())
+        full = request.options.item_view == types_pb2.ITEM_VIEW_FULL
+        if good_Q.size:
+            good_x_QD = x_QD if good_Q.size == len(x_QD) else x_QD[good_Q]
+            found, plan = search_index(generation.snapshot, good_x_QD, options, exclude_rows=rows_Q)
+            reply.plan.CopyFrom(encode_plan(plan))
+            call.check()
+            encoded = iter(encode_all(generation.snapshot.items, found, full=full))
+        for error in errors:
+            if error is not None:
+                reply.results.append(pb.SearchResult(error=encode_error(error)))
+            else:
+                reply.results.append(pb.SearchResult(neighbors=next(encoded)))
+        return reply
+
+    def options(self, message: types_pb2.SearchOptions, *, query_count: int) -> SearchOptions:
+        """Returns the options of a request, checked against the limits.
+
+        Args:
+            message: the options.
+            query_count: queries that they are for.
+
+        Raises:
+            InvalidArgumentError: an option is out of range, or two exclude each other.
+        """
+        wanted = message.neighbor_count if message.HasField("neighbor_count") else SearchOptions().neighbor_count
+        limits = self._limits
+        if not 1 <= wanted <= limits.max_neighbor_count:
+            raise InvalidArgumentError(
+                f"neighbor_count is {wanted}, wanted 1 to {limits.max_neighbor_count}", field="options.neighbor_count"
+            )
+        if wanted * query_count > limits.max_reply_neighbors:
+            raise InvalidArgumentError(
+                f"{query_count} queries with {wanted} neighbors each are more than {limits.max_reply_neighbors} "
+                "in one reply; send smaller batches",
+                field="options.neighbor_count",
+            )
+        if len(message.excluded_item_ids) > _MAX_EXCLUDED:
+            raise InvalidArgumentError(
+                f"{len(message.excluded_item_ids)} excluded items, the limit is {_MAX_EXCLUDED}",
+                field="options.excluded_item_ids",
+            )
+        _refuse_unbuilt(message)
+        return SearchOptions(
+            neighbor_count=wanted,
+            effort=message.effort if message.HasField("effort") else None,
+            target_recall=message.target_recall if message.HasField("target_recall") else None,
+            min_score=message.min_score if message.HasField("min_score") else None,
+            excluded_item_ids=tuple(message.excluded_item_ids),
+            exclude_duplicates=message.exclude_duplicates,
+        )
+
+    def _batch_vectors(
+        self, generation: Generation, request: pb.BatchSearchRequest, call: Call
+    ) -> tuple[F32Array, list[VicinalError | None], I64Array | None]:
+        given = len(request.queries)
+        if request.HasField("vectors") == bool(given):
+            raise InvalidArgumentError("set exactly one of vectors and queries", field="vectors")
+        if given:
+            self._check_batch(given)
+            resolved = self._queries.resolve(generation, request.queries, call)
+            return resolved.x_QD, resolved.errors, resolved.own_rows_Q
+        x_QD = decode_vectors(request.vectors)
+        self._check_batch(len(x_QD))
+        snapshot = generation.snapshot
+        if x_QD.shape[1] != snapshot.dimension:
+            raise DimensionMismatchError(
+                f"the vectors have dimension {x_QD.shape[1]}, {generation.ref.name} has {snapshot.dimension}; "
+                "embed with the snapshot's own encoder",
+                field="vectors.dimension",
+            )
+        errors: list[VicinalError | None] = [None] * len(x_QD)
+        return check_vectors(generation, x_QD, errors), errors, None
+
+    def _check_batch(self, count: int) -> None:
+        if not 1 <= count <= self._limits.max_batch_queries:
+            raise InvalidArgumentError(
+                f"{count} queries in a batch, wanted 1 to {self._limits.max_batch_queries}", field="queries"
+            )
+
+
+def _refuse_unbuilt(message: types_pb2.SearchOptions) -> None:
+    for name in ("filter", "grouping"):
+        if message.HasField(name):
+            raise UnimplementedError(f"this server does not search with options.{name} yet", field=f"options.{name}")
+    if message.page_token:
+        raise UnimplementedError("this server does not search in pages yet", field="options.page_token")
+
+
+def encode_plan(plan: SearchPlan) -> pb.SearchPlan:
+    """Encodes how a search was answered."""
+    return pb.SearchPlan(
+        strategy=plan.strategy,
+        effort=plan.effort,
+        expected_recall=plan.expected_recall,
+        bridged=getattr(plan, "bridged", False),
+    )
