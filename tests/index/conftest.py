@@ -1,11 +1,10 @@
-"""Small corpora of vectors, embedded and built without images."""
+"""A workspace, and a way to put vectors into it."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.index.made_vectors import AddEmbeddings, make_item
-from vicinal.embeddings import EmbeddingsInfo, write_embeddings
+from tests.index.made_vectors import AddEmbeddings, put_embeddings
 from vicinal.items import Item
 from vicinal.store import Store
 from vicinal.types import F32Array, Metric
@@ -18,11 +17,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def add_embeddings(store: Store) -> AddEmbeddings:
-    def add(x_ND: F32Array, *, metric: Metric = Metric.L2, items: list[Item] | None = None, **info: object) -> str:
-        rows = items or [make_item(number) for number in range(len(x_ND))]
-        with store.stage("embeddings") as staging:
-            known = EmbeddingsInfo(dimension=x_ND.shape[1], metric=metric, **info)  # type: ignore[arg-type]
-            write_embeddings(staging.path, x_ND, rows, info=known)
-            return staging.commit()
+    def add(x_ND: F32Array, *, metric: Metric = Metric.L2, items: list[Item] | None = None) -> str:
+        return put_embeddings(store, x_ND, metric=metric, items=items)
 
     return add

@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from vicinal.embeddings import EmbeddingsInfo, write_embeddings
 from vicinal.items import Item
-from vicinal.types import F32Array
+from vicinal.store import Store
+from vicinal.types import F32Array, Metric
 
 AddEmbeddings = Callable[..., str]
 
@@ -30,3 +32,10 @@ def make_item(number: int, *, digest: str | None = None, **metadata: object) -> 
         metadata=metadata,  # type: ignore[arg-type]
         stamp="",
     )
+
+
+def put_embeddings(store: Store, x_ND: F32Array, *, metric: Metric = Metric.L2, items: list[Item] | None = None) -> str:
+    rows = items or [make_item(number) for number in range(len(x_ND))]
+    with store.stage("embeddings") as staging:
+        write_embeddings(staging.path, x_ND, rows, info=EmbeddingsInfo(dimension=x_ND.shape[1], metric=metric))
+        return staging.commit()
