@@ -1,5 +1,7 @@
 """Search with options: every query gets what it asked for, or all there is."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -15,11 +17,12 @@ COUNT = 1200
 
 
 @pytest.fixture(params=["flat", "hnsw", "ivf_flat"])
-def snapshot(request: pytest.FixtureRequest, store: Store, add_embeddings: AddEmbeddings) -> Snapshot:
+def snapshot(request: pytest.FixtureRequest, store: Store, add_embeddings: AddEmbeddings) -> Iterator[Snapshot]:
     items = [make_item(number, digest=f"{number // 4:064x}") for number in range(COUNT)]
     add_embeddings(clustered(COUNT, 12), metric=Metric.L2, items=items)
     report = build(store, config=BuildConfig(kind=request.param, query_count=50))
-    return Snapshot.open(store.path("snapshots", report.version))
+    with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
+        yield snapshot
 
 
 def test_own_and_excluded_rows_never_come_back_and_leave_room_for_others(snapshot: Snapshot) -> None:
