@@ -57,10 +57,14 @@ class TarMembers:
         self._lock = threading.Lock()
         try:
             self._stream, self.packed = _open(path)
-            self._descriptor = -1 if self.packed else self._stream.fileno()
-            next(self.scan(), None)
         except OSError as error:
             raise InvalidCorpusError(f"cannot read the archive {path}: {error.strerror or error}") from error
+        self._descriptor = -1 if self.packed else self._stream.fileno()
+        try:
+            next(self.scan(), None)
+        except BaseException:
+            self._stream.close()
+            raise
 
     def scan(self) -> Iterator[tarfile.TarInfo]:
         """Yields every member in the order of the archive.
@@ -115,13 +119,12 @@ class TarMembers:
 
 
 def _open(path: Path) -> tuple[IO[bytes], bool]:
-    stream = path.open("rb")
-    magic = stream.read(6)
-    stream.seek(0)
+    with path.open("rb") as stream:
+        magic = stream.read(6)
     if magic.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=stream)), True
+        return cast("IO[bytes]", gzip.GzipFile(path)), True
     if magic.startswith(b"BZh"):
-        return cast("IO[bytes]", bz2.BZ2File(stream)), True
+        return cast("IO[bytes]", bz2.BZ2File(path)), True
     if magic == b"\xfd7zXZ\x00":
-        return cast("IO[bytes]", lzma.LZMAFile(stream)), True
-    return stream, False
+        return cast("IO[bytes]", lzma.LZMAFile(path)), True
+    return path.open("rb"), False

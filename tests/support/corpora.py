@@ -15,11 +15,11 @@ from vicinal.store import Store
 from vicinal.types import Metric
 
 
-def image_bytes(seed: int, *, size: int = 16, format: str = "PNG") -> bytes:
+def image_bytes(seed: int, *, size: int = 16, kind: str = "PNG") -> bytes:
     """Returns an encoded image of colour patches, another one for every seed."""
     patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(patches).resize((size, size), Image.Resampling.BILINEAR).save(stream, format)
+    Image.fromarray(patches).resize((size, size), Image.Resampling.BILINEAR).save(stream, kind)
     return stream.getvalue()
 
 
