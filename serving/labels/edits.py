@@ -158,7 +158,8 @@ def rename(db: sqlite3.Connection, found: SetRow, label: str, new_label: str, *,
     check_label(new_label)
     classes = reads.class_counts(db, found.id, version=reads.newest(db, found.id))
     if label not in classes:
-        raise LabelSetNotFoundError(f"{found.name!r} has no class {label[:80]!r}{did_you_mean(label, [known for known in classes if known])}")
+        hint = did_you_mean(label, [known for known in classes if known])
+        raise LabelSetNotFoundError(f"{found.name!r} has no class {label[:80]!r}{hint}")
     if label == new_label:
         raise InvalidLabelError(f"class {label!r} has that name already", field="new_label")
     batch = append_batch(db, found.id, verb="rename", author=author)

@@ -75,7 +75,8 @@ def create(path: Path) -> None:
     except (OSError, sqlite3.Error) as error:
         raise StorageError(f"cannot make the label log {path}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,123 @@
+"""The label log: damage is refused and left as it is; undo is exact after any sequence of changes."""
+
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.labels.log import LabelLog
+from tests.serving.made_labels import entries, held
+from vicinal.errors import (
+    CorruptArtifactError,
+    StorageError,
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> LabelLog:
+    log = LabelLog(tmp_path / "labels" / "labels.db")
+    log.create_set("pets")
+    log.create_set("tags", multi_label=True)
+    return log
+
+
+def test_a_damaged_log_is_refused_by_name_and_left_as_it_is(log: LabelLog) -> None:
+    for start in range(0, 2000, 100):
+        log.put("pets", entries({f"item-{n:05d}": f"class-{n % 7}" for n in range(start, start + 100)}))
+    log.close()
+    with sqlite3.connect(log.path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    whole = log.path.read_bytes()
+    damages = [whole[: len(whole) // 2], whole[: len(whole) - 4096], b"", b"junk" * 5000, whole[:4096] + bytes(8192)]
+    for damage in damages:
+        log.path.write_bytes(damage)
+        with pytest.raises(CorruptArtifactError, match=r"labels\.db"):
+            LabelLog(log.path)
+        assert log.path.read_bytes() == damage
+    log.path.write_bytes(whole)
+    assert len(held(LabelLog(log.path))) == 2000
+
+
+def test_a_log_of_another_version_or_kind_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE t (x)")
+    with pytest.raises(CorruptArtifactError, match="not a label log"):
+        LabelLog(other)
+    log = LabelLog(tmp_path / "labels.db")
+    log.close()
+    with sqlite3.connect(log.path) as db:
+        db.execute("PRAGMA user_version=9")
+    with pytest.raises(CorruptArtifactError, match="format_version 9"):
+        LabelLog(log.path)
+
+
+def test_a_log_that_vanished_beside_its_journal_is_not_made_anew(log: LabelLog) -> None:
+    log.put("pets", entries({"a": "cat"}))
+    journal = log.path.with_name("labels.db-wal")
+    assert journal.exists()
+    log.path.unlink()
+    with pytest.raises(CorruptArtifactError, match="missing beside"):
+        LabelLog(log.path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=r"file/labels\.db"):
+        LabelLog(tmp_path / "file" / "labels.db")
+
+
+ITEMS = st.sampled_from(["a", "b", "c"])
+LABELS = st.sampled_from(["cat", "dog", "cow", None])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.dictionaries(ITEMS, LABELS, min_size=1)),
+        st.tuples(st.just("remove"), ITEMS),
+        st.tuples(st.just("rename"), st.just("x")),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def state(log: LabelLog) -> dict[str, list[str | None]]:
+    found: dict[str, list[str | None]] = {}
+    for row in log.labels("s"):
+        found.setdefault(row.item_id, []).append(row.label)
+    return found
+
+
+def take(log: LabelLog, verb: str, what: object, *, chance: random.Random) -> int:
+    classes = sorted(log.get_set("s").classes)
+    if verb == "rename" and classes:
+        label = chance.choice(classes)
+        new_label = chance.choice([one for one in ("cat", "elk", "yak") if one != label])
+        return log.rename("s", label, new_label)[0].number
+    if verb == "put":
+        return log.put("s", entries(what)).number  # type: ignore[arg-type]
+    return log.remove("s", [(str(what), None)]).number
+
+
+@settings(max_examples=10)
+@given(steps=STEPS, multi=st.booleans(), seed=st.integers(0, 1000))
+def test_undoing_everything_in_reverse_and_redoing_it_restores_every_state(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, object]], multi: bool, seed: int
+) -> None:
+    log = LabelLog(tmp_path_factory.mktemp("log") / "labels.db")
+    log.create_set("s", multi_label=multi)
+    states = [state(log)]
+    numbers = []
+    for n, (verb, what) in enumerate(steps):
+        numbers.append(take(log, verb, what, chance=random.Random(seed + n)))
+        states.append(state(log))
+    for number, wanted in zip(reversed(numbers), reversed(states[:-1]), strict=True):
+        assert log.undo("s", number).skipped_count == 0
+        assert state(log) == wanted
+    for number, wanted in zip(numbers, states[1:], strict=True):
+        log.redo("s", number)
+        assert state(log) == wanted
+    log.close()
