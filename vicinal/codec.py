@@ -86,7 +86,7 @@ def encode_vector(x_D: npt.ArrayLike) -> types_pb2.Vector:
     Raises:
         InvalidVectorError: not one-dimensional, or empty.
     """
-    array = np.ascontiguousarray(x_D, dtype=_F32)
+    array = np.asarray(x_D, dtype=_F32)
     if array.ndim != 1 or not array.size:
         raise InvalidVectorError(f"a vector has shape (D,) with D at least 1, got {array.shape}")
     return types_pb2.Vector(packed=array.tobytes(), dimension=array.size)
@@ -131,7 +131,7 @@ def encode_vectors(x_QD: npt.ArrayLike) -> types_pb2.VectorBatch:
     Raises:
         InvalidVectorError: not two-dimensional, or D is 0.
     """
-    array = np.ascontiguousarray(x_QD, dtype=_F32)
+    array = np.asarray(x_QD, dtype=_F32)
     if array.ndim != 2 or not array.shape[1]:
         raise InvalidVectorError(f"a batch of vectors has shape (Q, D) with D at least 1, got {array.shape}")
     return types_pb2.VectorBatch(packed=array.tobytes(), dimension=array.shape[1])
