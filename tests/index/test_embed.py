@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,20 +79,32 @@ def test_identical_images_are_embedded_once_and_all_kept(store: Store, tmp_path:
     assert np.array_equal(found.vectors_ND[original], found.vectors_ND[copy])
 
 
+def vast_png() -> bytes:
+    """Returns a true PNG of 30,000 x 30,000 pixels, 1 bit each."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    lines = zlib.compress(bytes(30_000 * (1 + 30_000 // 8)), 1)
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
 def test_what_cannot_be_embedded_is_quarantined_with_its_reason(store: Store, tmp_path: Path) -> None:
     folder = fill(tmp_path / "images", 10)
     (folder / "text.jpg").write_text("this is no image")
     (folder / "cut.png").write_bytes(image_bytes(99, size=64)[:-900])
     (folder / "empty.png").write_bytes(b"")
+    (folder / "vast.png").write_bytes(vast_png())
 
     report = embed(store, [str(folder)], options=SMALL)
 
     found = opened(store, report)
     entries = {entry.item_id: entry for entry in found.quarantine()}
-    assert set(entries) == {"text.jpg", "cut.png", "empty.png"}
+    assert set(entries) == {"text.jpg", "cut.png", "empty.png", "vast.png"}
     assert all(entry.reason == "INVALID_IMAGE" and len(entry.message) > 10 for entry in entries.values())
-    assert (report.count, report.quarantined_count) == (10, 3)
-    assert found.manifest.body["quarantine"] == {"INVALID_IMAGE": 3}
+    assert (report.count, report.quarantined_count) == (10, 4)
+    assert found.manifest.body["quarantine"] == {"INVALID_IMAGE": 4}
 
 
 def test_an_image_without_direction_is_quarantined_under_cosine(store: Store, tmp_path: Path) -> None:

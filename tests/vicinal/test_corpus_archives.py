@@ -26,7 +26,7 @@ def make_zip(path: Path, members: dict[str, bytes] = MEMBERS, compression: int =
 
 
 def make_tar(path: Path, members: dict[str, bytes] = MEMBERS, mode: str = "w") -> str:
-    with tarfile.open(path, mode) as archive:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
