@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -28,7 +29,7 @@ class Flaky:
         self.codes: list[grpc.StatusCode] = []
         self.calls: list[float] = []
         server = grpc.server(futures.ThreadPoolExecutor(2))
-        handler = grpc.unary_unary_rpc_method_handler(self._search, pb.SearchRequest.FromString, None)
+        handler: Any = grpc.unary_unary_rpc_method_handler(self._search, pb.SearchRequest.FromString, None)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("vicinal.v1.SearchService", {"Search": handler}),)
         )
@@ -99,9 +100,9 @@ def test_the_asyncio_client_retries_too(flaky: Flaky) -> None:
 
 
 def test_no_server_is_one_clear_error() -> None:
-    with Client("127.0.0.1:1", retry=RetryPolicy(attempt_count=1)) as client:
-        with pytest.raises(UnavailableError, match="no server answers at 127.0.0.1:1.*vicinal serve"):
-            client.search("a")
+    once = RetryPolicy(attempt_count=1)
+    with Client("127.0.0.1:1", retry=once) as client, pytest.raises(UnavailableError, match="no server answers at"):
+        client.search("a")
 
 
 def test_a_client_may_be_shared_by_threads(flaky: Flaky) -> None:

@@ -159,6 +159,12 @@ def test_a_call_without_a_deadline_gets_the_servers(vector_store: Store, monkeyp
         assert "0.1 s" in str(caught.value.details())
 
 
+def error_of(client: Client) -> InternalError:
+    with pytest.raises(InternalError) as caught:
+        client.search("item-00001")
+    return caught.value
+
+
 def test_a_bug_is_internal_with_a_request_id_and_no_internals(
     vector_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,10 +173,7 @@ def test_a_bug_is_internal_with_a_request_id_and_no_internals(
 
     monkeypatch.setattr(SearchServicer, "Search", broken)
     with running(vector_store, config()) as (_, address), Client(address) as client:
-        try:
-            client.search("item-00001")
-        except InternalError as error:
-            shown = error
+        shown = error_of(client)
     assert "secret" not in shown.message
     assert shown.metadata["request_id"] in shown.message
     assert any("secret detail" in str(record.exc_info) for record in caplog.records)

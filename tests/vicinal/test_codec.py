@@ -83,7 +83,7 @@ def test_a_metadata_value_survives_with_its_type(value: codec.Scalar) -> None:
 @pytest.mark.parametrize("cls", by_reason().values(), ids=lambda cls: cls.__name__)
 def test_every_error_class_survives_the_wire(cls: type[VicinalError]) -> None:
     error = cls("what happened", metadata={"item_id": "a.jpg", "path": "/secret"}, field="options.effort")
-    trailing = [("x-request-id", "1"), (codec.STATUS_KEY, codec.encode_status(error))]
+    trailing: list[tuple[str, str | bytes]] = [("x-request-id", "1"), (codec.STATUS_KEY, codec.encode_status(error))]
     found = codec.decode_status(int(error.code), "what happened", trailing)
     assert type(found) is cls
     assert (found.message, found.field, found.metadata) == ("what happened", "options.effort", {"item_id": "a.jpg"})
