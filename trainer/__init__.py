@@ -1,0 +1,1 @@
+"""Images to views to an encoder."""

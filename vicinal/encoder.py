@@ -129,7 +129,7 @@ class Encoder:
             InvalidImageError: another shape or type.
         """
         wanted = (self.preprocessing.channels, self.preprocessing.height, self.preprocessing.width)
-        if x_BCHW.dtype != np.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != wanted:  # noqa: PLR2004
+        if x_BCHW.dtype != np.uint8 or x_BCHW.ndim != 4 or x_BCHW.shape[1:] != wanted:
             raise InvalidImageError(f"images of {x_BCHW.dtype} {x_BCHW.shape} do not fit: wanted uint8 (B, {wanted})")
         y_BD: F32Array = np.empty((len(x_BCHW), self.dimension), dtype=np.float32)
         with torch.inference_mode():

@@ -1,0 +1,1 @@
+"""Self-supervised methods, one file each; see ``trainer.method`` for what one is."""

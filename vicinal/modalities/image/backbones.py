@@ -67,7 +67,7 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
         return Backbone(nn.Flatten(), dimension=channels * image_size * image_size)
     if match := _SMALL.match(name):
         depth, width, stem = int(match[1]), int(match[2]), 1 if match[3] else 2
-        if width < 8 or width % 8:  # noqa: PLR2004
+        if width < 8 or width % 8:
             raise InvalidArgumentError(f"encoder {name!r}: the width must be a multiple of 8, got {width}")
         small = SmallResNet(depth=depth, width=width, channels=channels, stem_stride=stem)
         return Backbone(small, dimension=small.dimension)
@@ -85,7 +85,7 @@ def _from_torchvision(name: str, *, channels: int, image_size: int) -> Backbone:
         )
     network = make(weights=None, **options)
     dimension = _remove_head(network)
-    if channels != 3:  # noqa: PLR2004
+    if channels != 3:
         _replace_stem(network, channels)
     return Backbone(network, dimension=dimension)
 

@@ -53,7 +53,7 @@ def decode(
     """
     image = open_image(content, channels=channels, max_pixels=max_pixels, max_bytes=max_bytes)
     x_HWC = np.asarray(image, dtype=np.uint8)
-    return x_HWC[:, :, None] if x_HWC.ndim == 2 else x_HWC  # noqa: PLR2004
+    return x_HWC[:, :, None] if x_HWC.ndim == 2 else x_HWC
 
 
 def open_image(
@@ -147,10 +147,10 @@ def _deep_to_gray(image: Image.Image) -> Image.Image:
     if not np.isfinite(x_HW).all():
         raise ValueError("pixels that are not finite")
     low, high = float(x_HW.min()), float(x_HW.max())
-    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high < 65536):  # noqa: PLR2004
+    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high < 65536):
         x_HW = x_HW / 257.0
     elif image.mode == "F" and low >= 0.0 and high <= 1.0:
         x_HW = x_HW * 255.0
-    elif low < 0.0 or high > 255.0:  # noqa: PLR2004
+    elif low < 0.0 or high > 255.0:
         x_HW = (x_HW - low) * (255.0 / max(high - low, 1e-30))
     return Image.fromarray(np.rint(x_HW).astype(np.uint8))

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 from typing_extensions import override
 
+from vicinal.modalities.image.convolution import Conv2d
+
 _DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
@@ -24,15 +26,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
         self.norm1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(channels_out, channels_out, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(channels_out)
         nn.init.zeros_(self.norm2.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
+                Conv2d(channels_in, channels_out, 1, stride=stride), nn.BatchNorm2d(channels_out)
             )
 
     @override
@@ -56,7 +58,7 @@ class SmallResNet(nn.Module):
     def __init__(self, *, depth: int, width: int, channels: int, stem_stride: int) -> None:
         super().__init__()
         self.dimension = 8 * width
-        self.stem = nn.Conv2d(channels, width, 3, stride=stem_stride, padding=1, bias=False)
+        self.stem = Conv2d(channels, width, 3, stride=stem_stride, padding=1)
         self.norm = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
         channels_in = width

@@ -1,0 +1,133 @@
+"""What a pretraining run is made of; the resolved form is written into the run before it starts."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vicinal.errors import InvalidConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetConfig:
+    """How long to train; exactly one is set."""
+
+    minutes: float | None = None
+    """Wall-clock minutes of training, reading the corpus not included."""
+    epochs: float | None = None
+    """Passes over the images."""
+    steps: int | None = None
+    """Optimiser steps."""
+
+    def __post_init__(self) -> None:
+        """Refuses none, several, or what is not positive."""
+        given = [value for value in (self.minutes, self.epochs, self.steps) if value is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise InvalidConfigError("give one of --minutes, --epochs, --steps, above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewConfig:
+    """How views are drawn from an image; probabilities in [0, 1]."""
+
+    count: int = 2
+    """Views of full size, V."""
+    local_count: int = 0
+    """Further, smaller views (multi-crop, arXiv:2006.09882)."""
+    local_ratio: float = 0.5
+    """Side of a smaller view, as a fraction of the full one."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Area of a crop, as a fraction of the image."""
+    local_scale: tuple[float, float] = (0.08, 0.25)
+    """The same for the smaller views."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of a crop."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    vertical_flip: float = 0.0
+    """Probability of an upside-down flip."""
+    jitter: float = 0.8
+    """Probability of colour jitter."""
+    brightness: float = 0.4
+    """Brightness factor in 1 - b to 1 + b."""
+    contrast: float = 0.4
+    """Contrast factor in 1 - c to 1 + c."""
+    saturation: float = 0.4
+    """Saturation factor in 1 - s to 1 + s; no meaning for gray images."""
+    hue: float = 0.1
+    """Hue shift in -h to h of the colour circle, at most 0.5; no meaning for gray images."""
+    gray: float = 0.2
+    """Probability of grayscale; no meaning for gray images."""
+    blur: tuple[float, ...] = (0.0,)
+    """Probability of Gaussian blur; one for all views or one for each."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels of a view of 224; scaled with the view."""
+    solarize: tuple[float, ...] = (0.0,)
+    """Probability of solarisation above one half; one for all views or one for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser and its schedule over the fraction of the budget that is spent."""
+
+    name: Literal["muon", "sgd", "lars", "adamw"] = "muon"
+    """Muon takes the matrices and kernels, AdamW what is left; the others take all."""
+    lr: float = 0.03
+    """Peak learning rate: of Muon, relative to the norm of a weight; for a batch of 256 for the others."""
+    adam_lr: float = 2e-3
+    """Peak learning rate of the AdamW beside Muon."""
+    momentum: float = 0.9
+    """Momentum of Muon, SGD and LARS."""
+    weight_decay: float = 1e-4
+    """Decay of matrices and kernels; biases and normalisation have none."""
+    warmup: float = 0.03
+    """Fraction of the budget in which the rate rises from 0."""
+    final: float = 0.0
+    """Rate at the end, as a fraction of the peak."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining run."""
+
+    budget: BudgetConfig
+    """How long."""
+    method: str = "simclr"
+    """A plugin of ``trainer.methods``."""
+    method_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the method, as its ``Options`` has them."""
+    encoder: str = "auto"
+    """A backbone by name, or ``auto``."""
+    image_size: int | None = None
+    """Side of the images in pixels; None: from the images."""
+    channels: int | None = None
+    """1 or 3; None: from the images."""
+    resolutions: tuple[float, ...] = (0.75, 0.875, 1.0)
+    """Sides of the views over equal parts of the budget, as fractions of the full side."""
+    batch_size: int = 512
+    """Images in a step, over all processes."""
+    seed: int = 0
+    """Of initialisation, sampling and views."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward and backward passes; ``auto`` measures."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, or a number of GPUs as ``cuda:4``."""
+    metric: Literal["cosine", "inner_product", "l2"] = "cosine"
+    """How the embeddings will be compared."""
+    checkpoint_seconds: float = 60.0
+    """Least seconds between two checkpoints."""
+    views: dict[str, Any] = field(default_factory=dict)
+    """Changes to the method's views, as ``ViewConfig`` has them."""
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """Changes to the method's optimiser, as ``OptimizerConfig`` has them."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work."""
+        if self.batch_size < 2:
+            raise InvalidConfigError(f"batch_size is {self.batch_size}, wanted 2 or more", field="batch_size")
+        if self.channels not in {None, 1, 3}:
+            raise InvalidConfigError(f"channels is {self.channels}, wanted 1 or 3", field="channels")
+        if self.image_size is not None and not 8 <= self.image_size <= 1024:
+            raise InvalidConfigError(f"image_size is {self.image_size}, wanted 8 to 1024", field="image_size")
+        if not self.resolutions or min(self.resolutions) <= 0.2 or max(self.resolutions) > 1:
+            raise InvalidConfigError("resolutions must be fractions above 0.2 and at most 1", field="resolutions")

@@ -1,0 +1,75 @@
+"""SimCLR, "A Simple Framework for Contrastive Learning of Visual Representations", arXiv:2002.05709.
+
+With ``decoupled``, the positive pair is left out of the denominator: "Decoupled Contrastive
+Learning", arXiv:2110.06848, eq. 6, without weights.
+
+Differs: views of small images (crops from 0.2, no blur); temperature and optimiser for minutes of
+training, not for 800 epochs; the decoupled loss by default.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn import functional
+from typing_extensions import override
+
+from trainer.distributed import gather
+from trainer.heads import projector
+from trainer.method import JointMethod, LossTerms, MethodContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options of SimCLR."""
+
+    temperature: float = 0.2
+    """Divides the cosines; above 0."""
+    decoupled: bool = True
+    """Leave the positive out of the denominator."""
+    hidden: int = 512
+    """Width of the projector."""
+    output: int = 128
+    """Dimension of the projections."""
+
+
+class SimClr(JointMethod):
+    """Tells each image's two views from all other views of the batch."""
+
+    options: Options
+    options_type: ClassVar[type] = Options
+
+    def __init__(self, options: Options, context: MethodContext) -> None:
+        super().__init__(options, context)
+        self.projector = projector((context.dimension, options.hidden, options.output))
+
+    @override
+    def loss(self, z_VBD: torch.Tensor) -> LossTerms:
+        """Returns the loss over the views of all processes."""
+        return contrastive(gather(z_VBD, dim=1), temperature=self.options.temperature, decoupled=self.options.decoupled)
+
+
+METHOD = SimClr
+
+
+def contrastive(z_VBD: torch.Tensor, *, temperature: float, decoupled: bool) -> LossTerms:
+    """Returns NT-Xent (arXiv:2002.05709, eq. 1) or its decoupled form (arXiv:2110.06848, eq. 6).
+
+    Args:
+        z_VBD: projections of two views, float, of any length.
+        temperature: divides the cosines.
+        decoupled: leave the positive out of the denominator.
+    """
+    assert len(z_VBD) == 2, "two views"
+    batch = z_VBD.shape[1]
+    z_MD = functional.normalize(z_VBD.flatten(0, 1), dim=1)
+    sim_MM = z_MD @ z_MD.t() / temperature
+    rows_M = torch.arange(2 * batch, device=z_MD.device)
+    partner_M = rows_M.roll(batch)
+    positive_M = sim_MM[rows_M, partner_M]
+    left_out_MM = torch.eye(2 * batch, dtype=torch.bool, device=z_MD.device)
+    if decoupled:
+        left_out_MM = left_out_MM | left_out_MM.roll(batch, dims=1)
+    spread_M = sim_MM.masked_fill(left_out_MM, float("-inf")).logsumexp(dim=1)
+    align, spread = -positive_M.mean(), spread_M.mean()
+    return LossTerms(total=align + spread, terms={"alignment": align, "uniformity": spread})

@@ -1,0 +1,97 @@
+"""Online nearest-neighbour accuracy, where the corpus names classes, beside pixels and the random encoder.
+
+Labels are looked at, never learned from.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer.cache import ImageCache
+from trainer.knn import knn_accuracy
+from trainer.views import ViewMaker, resize
+from vicinal.types import F32Array, I64Array, U8Array
+
+_BANK, _QUERIES = 5_000, 1_000
+_CHUNK = 512
+
+
+class KnnMonitor:
+    """Embeds a fixed sample of the images and classifies a part of it by the rest.
+
+    Args:
+        cache: the images, of which at least two classes are named.
+        maker: normalises as in training.
+        size: side of the images in pixels.
+        seed: of the sample.
+        bfloat16: whether to embed in bfloat16.
+    """
+
+    def __init__(self, cache: ImageCache, *, maker: ViewMaker, size: int, seed: int, bfloat16: bool) -> None:
+        labelled_N = np.flatnonzero(cache.labels_N >= 0)
+        order = np.random.default_rng([seed, 1]).permutation(labelled_N)
+        query_count = min(_QUERIES, len(order) // 3)
+        rows = order[: query_count + _BANK]
+        self._x_NCHW: U8Array = np.asarray(cache.x_NCHW[np.sort(rows)])
+        self._y_N: I64Array = cache.labels_N[np.sort(rows)]
+        self._query_N = np.isin(np.sort(rows), rows[:query_count])
+        self._maker = maker
+        self._size = size
+        self._bfloat16 = bfloat16
+
+    @staticmethod
+    def fits(cache: ImageCache) -> bool:
+        """Returns whether there are labels enough to measure anything."""
+        labelled = cache.labels_N[cache.labels_N >= 0]
+        return len(cache.classes) >= 2 and len(labelled) >= 20 * len(cache.classes)
+
+    def pixels(self) -> float:
+        """Returns the accuracy of raw pixels."""
+        return self._accuracy(self._x_NCHW.reshape(len(self._x_NCHW), -1).astype(np.float32))
+
+    def random(self, backbone: nn.Module) -> float:
+        """Returns the accuracy of a copy of an untrained backbone, its normalisation set by the sample."""
+        model = copy.deepcopy(backbone)
+        calibrate(model, self._batches()[0], device=_device(model))
+        return self.encoder(model)
+
+    def encoder(self, backbone: nn.Module) -> float:
+        """Returns the accuracy of a backbone; leaves its mode as it was."""
+        was_training = backbone.training
+        backbone.eval()
+        device = _device(backbone)
+        parts: list[F32Array] = []
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
+            for x_BCHW in self._batches():
+                y_BD = backbone(x_BCHW.to(device))
+                parts.append(y_BD.float().cpu().numpy())
+        backbone.train(was_training)
+        return self._accuracy(np.concatenate(parts))
+
+    def _batches(self) -> list[torch.Tensor]:
+        chunks = [self._x_NCHW[start : start + _CHUNK] for start in range(0, len(self._x_NCHW), _CHUNK)]
+        scaled = [resize(torch.from_numpy(chunk).float() / 255.0, self._size) for chunk in chunks]
+        return [self._maker.normalize(x_BCHW) for x_BCHW in scaled]
+
+    def _accuracy(self, x_ND: F32Array) -> float:
+        known_N = ~self._query_N
+        return knn_accuracy(x_ND[known_N], self._y_N[known_N], x_ND[self._query_N], self._y_N[self._query_N])
+
+
+def calibrate(model: nn.Module, x_BCHW: torch.Tensor, *, device: torch.device) -> None:
+    """Sets the running statistics of batch normalisation from one batch, without any training."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(x_BCHW.to(device))
+    model.eval()
+
+
+def _device(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device

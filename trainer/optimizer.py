@@ -1,0 +1,171 @@
+"""Optimisers and the schedule over the fraction of the budget that is spent.
+
+One optimiser object holds groups of different rules, so that one checkpoint and one step serve all.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from trainer.config import OptimizerConfig
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_EPSILON = 1e-8
+_REFERENCE_BATCH = 256
+
+
+class MixedOptimizer(torch.optim.Optimizer):
+    """Updates each group by its own rule: ``muon``, ``sgd``, ``lars`` or ``adamw``.
+
+    Args:
+        groups: ``params``, ``rule``, ``lr``, ``momentum``, ``weight_decay``.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, {"rule": "sgd", "lr": 0.0, "momentum": 0.9, "weight_decay": 0.0})
+        for group in self.param_groups:
+            group["peak_lr"] = group["lr"]
+
+    def set_factor(self, factor: float) -> None:
+        """Sets every learning rate to its peak times the factor."""
+        for group in self.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+    @torch.no_grad()
+    @override
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Makes one update."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        for group in self.param_groups:
+            rule = _RULES[group["rule"]]
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    rule(parameter, group, self.state[parameter])
+        return result
+
+
+def orthogonalize(g_OI: torch.Tensor, *, steps: int = 5) -> torch.Tensor:
+    """Returns the nearest semi-orthogonal matrix, roughly, by a quintic Newton-Schulz iteration.
+
+    "Muon", K. Jordan and others, 2024; singular values end between about 0.7 and 1.2.
+
+    Args:
+        g_OI: a matrix; worked on in bfloat16.
+        steps: iterations.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x_OI = g_OI.bfloat16()
+    tall = x_OI.shape[0] > x_OI.shape[1]
+    x_OI = x_OI.t() if tall else x_OI
+    x_OI = x_OI / (x_OI.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x_OI @ x_OI.t()
+        x_OI = a * x_OI + (b * gram + c * gram @ gram) @ x_OI
+    result: torch.Tensor = (x_OI.t() if tall else x_OI).to(g_OI.dtype)
+    return result
+
+
+def _momentum(parameter: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+    buffer: torch.Tensor = state.setdefault("momentum", torch.zeros_like(parameter))
+    return buffer
+
+
+def _muon(parameter: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+    buffer = _momentum(parameter, state)
+    buffer.lerp_(parameter.grad, 1 - group["momentum"])  # type: ignore[arg-type]
+    update = parameter.grad.lerp(buffer, group["momentum"])  # type: ignore[union-attr]
+    ortho = orthogonalize(update.flatten(1)).view(parameter.shape)
+    # The root-mean-square of the update is that of Adam (0.2 times the larger side), arXiv:2502.16982.
+    rows, columns = parameter.shape[0], parameter[0].numel()
+    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    parameter.add_(ortho, alpha=-group["lr"] * 0.2 * math.sqrt(max(rows, columns)))
+
+
+def _sgd(parameter: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+    assert parameter.grad is not None
+    gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+    buffer = _momentum(parameter, state)
+    buffer.mul_(group["momentum"]).add_(gradient)
+    parameter.add_(buffer, alpha=-group["lr"])
+
+
+def _lars(parameter: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+    """LARS, arXiv:1708.03888, trust coefficient 0.001, not on biases and normalisation."""
+    assert parameter.grad is not None
+    gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+    if parameter.ndim > 1:
+        ratio = 0.001 * parameter.norm() / (gradient.norm() + _EPSILON)
+        gradient = gradient * torch.where(parameter.norm() > 0, ratio, 1.0)
+    buffer = _momentum(parameter, state)
+    buffer.mul_(group["momentum"]).add_(gradient)
+    parameter.add_(buffer, alpha=-group["lr"])
+
+
+def _adamw(parameter: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+    assert parameter.grad is not None
+    beta1, beta2 = 0.9, 0.99
+    first = _momentum(parameter, state)
+    second: torch.Tensor = state.setdefault("second", torch.zeros_like(parameter))
+    state["count"] = count = state.get("count", 0) + 1
+    first.lerp_(parameter.grad, 1 - beta1)
+    second.lerp_(parameter.grad.square(), 1 - beta2)
+    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    denominator = (second / (1 - beta2**count)).sqrt_().add_(_EPSILON)
+    parameter.addcdiv_(first, denominator, value=-group["lr"] / (1 - beta1**count))
+
+
+_RULES: dict[str, Callable[[torch.Tensor, dict[str, Any], dict[str, Any]], None]] = {
+    "muon": _muon,
+    "sgd": _sgd,
+    "lars": _lars,
+    "adamw": _adamw,
+}
+
+
+def create(config: OptimizerConfig, modules: Iterable[nn.Module], *, batch_size: int) -> MixedOptimizer:
+    """Makes the optimiser of some modules.
+
+    Args:
+        config: which, and its rates.
+        modules: what is trained.
+        batch_size: images in a step; the rate of SGD, LARS and AdamW is proportional to it.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    shared = {"momentum": config.momentum}
+    if config.name == "muon":
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "rule": "muon", "lr": config.lr, "weight_decay": config.weight_decay, **shared},
+            {"params": others, "rule": "adamw", "lr": config.adam_lr, "weight_decay": 0.0, **shared},
+        ]
+    else:
+        lr = config.lr * batch_size / _REFERENCE_BATCH
+        groups = [
+            {"params": matrices, "rule": config.name, "lr": lr, "weight_decay": config.weight_decay, **shared},
+            {"params": others, "rule": config.name, "lr": lr, "weight_decay": 0.0, **shared},
+        ]
+    return MixedOptimizer([group for group in groups if group["params"]])
+
+
+def factor(config: OptimizerConfig, progress: float) -> float:
+    """Returns the learning rate as a fraction of its peak.
+
+    Args:
+        config: warm-up and schedule.
+        progress: fraction of the budget that is spent, in [0, 1].
+    """
+    if progress < config.warmup:
+        return max(progress / config.warmup, 1e-3)
+    if config.schedule == "constant":
+        return 1.0
+    rest = (progress - config.warmup) / max(1.0 - config.warmup, 1e-9)
+    fall = 0.5 * (1 + math.cos(math.pi * min(rest, 1.0))) if config.schedule == "cosine" else 1.0 - min(rest, 1.0)
+    return config.final + (1 - config.final) * fall

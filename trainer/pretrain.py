@@ -1,0 +1,287 @@
+"""Pretraining: images to an encoder, within a budget, watched, resumable."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from trainer import method as methods
+from trainer.budget import Budget
+from trainer.cache import ImageCache, open_or_build, sample_shape
+from trainer.config import OptimizerConfig, PretrainConfig, ViewConfig
+from trainer.data import Sampler, StepLoader
+from trainer.export import RUN, export, find_run
+from trainer.module import Plan, PretrainModule
+from trainer.monitor import KnnMonitor
+from trainer.probe import ProbeResult, probe
+from trainer.views import ViewMaker
+from trainer.watch import CHECKPOINT, Report, Watch
+from vicinal.artifact import storage_guard
+from vicinal.config import from_mapping, to_mapping
+from vicinal.encoder import resolve_device
+from vicinal.errors import InvalidCorpusError
+from vicinal.modalities.image import Preprocessing
+from vicinal.modalities.image.backbones import Backbone, create
+from vicinal.store import Store
+from vicinal.types import JsonObject
+
+_STATISTICS = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Who is told how it goes."""
+
+    said: Callable[[str], None]
+    """A sentence for people."""
+    reading: Callable[[str, int, int], None]
+    """What is done to the images, how many, of how many."""
+    report: Callable[[Report], None]
+    """The state of the training."""
+
+
+SILENT = Listener(said=lambda _: None, reading=lambda *_: None, report=lambda _: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainResult:
+    """What came of a run."""
+
+    encoder: str
+    """Version in the family ``encoders``."""
+    run: str
+    """Name of the run."""
+    seconds: float
+    """Of training and measuring; reading the corpus not included."""
+    images: int
+    """Images that were trained on."""
+    quarantined: int
+    """Images that could not be decoded."""
+    state: JsonObject
+    """Step, speed, health and accuracies at the end."""
+
+
+def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Listener = SILENT) -> PretrainResult:
+    """Trains an encoder on the images of a corpus and commits it to the store.
+
+    Args:
+        store: the workspace.
+        corpus: spec of the corpus; its labels are only looked at by the monitor.
+        config: method, encoder, budget and the rest.
+        listener: who is told how it goes.
+
+    Raises:
+        InvalidCorpusError: the corpus cannot be read or has too few images.
+        InvalidArgumentError: no such method, encoder or device.
+        TrainingStoppedError: the run went bad; its last good checkpoint is kept.
+        StorageError: the disk is full or failed.
+    """
+    cls = methods.load(config.method)
+    config = replace(
+        config,
+        views=to_mapping(_merged(ViewConfig, cls.views, config.views, section="views")),
+        optimizer=to_mapping(_merged(OptimizerConfig, cls.optimizer, config.optimizer, section="optimizer")),
+    )
+    device = resolve_device(config.device)
+    if config.channels is None or config.image_size is None:
+        channels, side = sample_shape(corpus)
+        config = replace(config, channels=config.channels or channels, image_size=config.image_size or side)
+    if config.encoder == "auto":
+        config = replace(config, encoder="resnet18-w32")
+    assert config.image_size is not None
+    assert config.channels is not None
+    backbone = _backbone(config)
+    preprocessing = Preprocessing(channels=config.channels, height=config.image_size, width=config.image_size)
+    cache = open_or_build(store.root / "work" / "images", corpus, preprocessing, progress=listener.reading)
+    _check_count(cache, corpus, least=cls.least_batch)
+    mean, std = _statistics(cache)
+    preprocessing = replace(preprocessing, mean=mean, std=std)
+    found = _precision(config, backbone, device)
+    config = replace(config, precision="bfloat16" if found.bfloat16 else "float32")
+    name = f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S-%f')[:-3]}-{config.method}"
+    facts = {
+        "corpus": corpus,
+        "config": to_mapping(config),
+        "architecture": _architecture(config),
+        "preprocessing": to_mapping(preprocessing),
+        "data_digest": cache.digest,
+        "image_count": len(cache.x_NCHW),
+        "quarantine": [list(entry) for entry in cache.quarantine[:1000]],
+    }
+    directory = store.root / "runs" / name
+    with storage_guard(directory):
+        directory.mkdir(parents=True)
+        (directory / RUN).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    listener.said(_chosen(config, cache, found, device))
+    return _fit(store, _Run(directory=directory, cache=cache, facts=facts), listener=listener, resumed=False)
+
+
+def resume(store: Store, run: str, *, listener: Listener = SILENT) -> PretrainResult:
+    """Continues a run from its last checkpoint, or from its beginning where it has none.
+
+    Args:
+        store: the workspace.
+        run: name of the run, or ``latest``.
+        listener: who is told how it goes.
+
+    Raises:
+        ArtifactNotFoundError: no such run.
+        InvalidCorpusError: the corpus has changed since.
+        TrainingStoppedError: the run went bad; its last good checkpoint is kept.
+    """
+    directory = find_run(store, run)
+    facts = json.loads((directory / RUN).read_text(encoding="utf-8"))
+    size = from_mapping(Preprocessing, facts["preprocessing"], where=str(directory / RUN))
+    plain = Preprocessing(channels=size.channels, height=size.height, width=size.width)
+    cache = open_or_build(store.root / "work" / "images", facts["corpus"], plain, progress=listener.reading)
+    if cache.digest != facts["data_digest"]:
+        raise InvalidCorpusError(
+            f"the images of {facts['corpus']!r} have changed since run {directory.name} began; start a new run"
+        )
+    return _fit(store, _Run(directory=directory, cache=cache, facts=facts), listener=listener, resumed=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    directory: Path
+    cache: ImageCache
+    facts: JsonObject
+
+
+def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> PretrainResult:
+    directory, cache, facts = run.directory, run.cache, run.facts
+    started = time.monotonic()
+    config = from_mapping(PretrainConfig, facts["config"], where=str(directory / RUN))
+    module, sampler = _module(config, cache, from_mapping(Preprocessing, facts["preprocessing"], where=RUN))
+    monitor = None
+    bfloat16 = config.precision == "bfloat16"
+    assert config.image_size is not None
+    if KnnMonitor.fits(cache):
+        monitor = KnnMonitor(cache, maker=module.maker, size=config.image_size, seed=config.seed, bfloat16=bfloat16)
+    watch = Watch(directory, every_s=config.checkpoint_seconds, monitor=monitor, tell=listener.report)
+    if monitor is not None:
+        watch.history.baselines = {"pixels": monitor.pixels(), "random": monitor.random(module.backbone)}
+        listener.said(
+            f"kNN accuracy to beat: raw pixels {100 * watch.history.baselines['pixels']:.1f}%, "
+            f"random encoder {100 * watch.history.baselines['random']:.1f}%"
+        )
+    trainer = _trainer(config, directory, watch)
+    loader = StepLoader(cache.x_NCHW, sampler, first_step=lambda: module.global_step)
+    checkpoint = directory / CHECKPOINT
+    trainer.fit(
+        module,
+        train_dataloaders=loader,
+        ckpt_path=checkpoint if resumed and checkpoint.is_file() else None,
+        weights_only=True,
+    )
+    watch.measure_knn(module)
+    watch.save(trainer, module)
+    version = export(store, directory.name)
+    return PretrainResult(
+        encoder=version,
+        run=directory.name,
+        seconds=time.monotonic() - started,
+        images=len(cache.x_NCHW),
+        quarantined=len(cache.quarantine),
+        state=watch.state(module),
+    )
+
+
+def _module(config: PretrainConfig, cache: ImageCache, preprocessing: Preprocessing) -> tuple[PretrainModule, Sampler]:
+    assert config.image_size is not None
+    assert config.channels is not None
+    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed)
+    torch.manual_seed(config.seed)
+    backbone = _backbone(config)
+    context = methods.MethodContext(
+        dimension=backbone.dimension,
+        image_count=len(cache.x_NCHW),
+        channels=config.channels,
+        image_size=config.image_size,
+        batch_size=sampler.batch_size,
+        backbone=backbone,
+    )
+    maker = ViewMaker(
+        from_mapping(ViewConfig, config.views, where="views"), mean=preprocessing.mean, std=preprocessing.std
+    )
+    sizes = tuple(max(8, round(config.image_size * part / 4) * 4) for part in config.resolutions)
+    module = PretrainModule(
+        backbone.to(memory_format=torch.channels_last),
+        methods.create(config.method, config.method_options, context),
+        maker=maker,
+        rates=from_mapping(OptimizerConfig, config.optimizer, where="optimizer"),
+        budget=Budget(config.budget, steps_per_epoch=sampler.steps_per_epoch),
+        plan=Plan(sizes=sizes, batch_size=sampler.batch_size, seed=config.seed),
+    )
+    return module, sampler
+
+
+def _trainer(config: PretrainConfig, directory: Path, watch: Watch) -> lightning.Trainer:
+    device = resolve_device(config.device)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
+        max_epochs=1,
+        min_epochs=0,
+        logger=CSVLogger(directory, name="", version="log"),
+        callbacks=[watch],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
+def _backbone(config: PretrainConfig) -> Backbone:
+    architecture = _architecture(config)
+    return create(str(architecture.pop("name")), **architecture)
+
+
+def _architecture(config: PretrainConfig) -> dict[str, Any]:
+    return {"name": config.encoder, "channels": config.channels, "image_size": config.image_size}
+
+
+def _merged(cls: type, default: Any, changes: dict[str, Any], *, section: str) -> Any:
+    return from_mapping(cls, to_mapping(default) | changes, where=section)
+
+
+def _statistics(cache: ImageCache) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    x_NCHW = cache.x_NCHW[:: max(1, len(cache.x_NCHW) // _STATISTICS)].astype(np.float32) / 255.0
+    mean_C, std_C = x_NCHW.mean(axis=(0, 2, 3)), x_NCHW.std(axis=(0, 2, 3))
+    mean = tuple(round(float(value), 4) for value in mean_C)
+    return mean, tuple(round(max(float(value), 0.05), 4) for value in std_C)
+
+
+def _precision(config: PretrainConfig, backbone: Backbone, device: torch.device) -> ProbeResult:
+    if config.precision != "auto":
+        return ProbeResult(bfloat16=config.precision == "bfloat16", images_per_second={})
+    architecture = _architecture(config)
+    return probe(backbone, channels=architecture["channels"], size=architecture["image_size"], device=device)
+
+
+def _check_count(cache: ImageCache, corpus: str, *, least: int) -> None:
+    if len(cache.x_NCHW) < least:
+        raise InvalidCorpusError(
+            f"{corpus!r} has {len(cache.x_NCHW)} images that can be decoded; pretraining needs at least {least}"
+        )
+
+
+def _chosen(config: PretrainConfig, cache: ImageCache, found: ProbeResult, device: torch.device) -> str:
+    speeds = ", ".join(f"{name} {speed:.0f} images/s" for name, speed in found.images_per_second.items())
+    return (
+        f"{len(cache.x_NCHW)} images ({len(cache.quarantine)} quarantined) of {config.image_size} x "
+        f"{config.image_size} x {config.channels}; {config.method} with {config.encoder} on {device} in "
+        f"{config.precision}{f' (measured: {speeds})' if speeds else ''}"
+    )

@@ -1,0 +1,208 @@
+"""What watches a run: budget, health, checkpoints and the progress line."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from safetensors.torch import save_file
+from typing_extensions import override
+
+from trainer.health import Health, measure
+from trainer.module import PretrainModule
+from trainer.monitor import KnnMonitor
+from vicinal.artifact import storage_guard
+from vicinal.errors import TrainingStoppedError
+
+CHECKPOINT, WEIGHTS, STATE = "last.ckpt", "last.safetensors", "last.json"
+_CHECK_EVERY = 10
+_LEAST_STD, _LEAST_RANK = 0.02, 1.5
+_PATIENCE = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The state of a run, for one line."""
+
+    step: int
+    """Steps made."""
+    progress: float
+    """Fraction of the budget that is spent."""
+    eta_s: float
+    """Seconds left, estimated."""
+    views_per_second: float
+    """Since the last report."""
+    terms: dict[str, float]
+    """Loss terms, and the total as ``loss``."""
+    health: Health
+    """Of the backbone's embeddings of two views."""
+    knn: float | None = None
+    """The last online accuracy."""
+
+    def line(self) -> str:
+        """Returns one line for people."""
+        terms = " ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
+        knn = "" if self.knn is None else f" knn {100 * self.knn:.1f}%"
+        health = f"std {self.health.std:.2f} rank {self.health.rank:.0f} align {self.health.alignment:.2f} "
+        return f"{terms} | {health}unif {self.health.uniformity:.2f}{knn} | {self.views_per_second:.0f} views/s"
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """What was seen during a run."""
+
+    reports: list[Report] = field(default_factory=list)
+    """Every report, oldest first."""
+    knn: list[dict[str, float]] = field(default_factory=list)
+    """Online accuracies: step, progress, accuracy."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    """Accuracy of raw pixels and of the random encoder on the same sample."""
+
+
+class Watch(lightning.Callback):
+    """Stops at the end of the budget or when a run has gone bad; reports; keeps checkpoints.
+
+    Args:
+        directory: of the run.
+        every_s: least seconds between checkpoints.
+        monitor: online accuracy, where there are labels.
+        tell: called with each report.
+    """
+
+    def __init__(
+        self, directory: Path, *, every_s: float, monitor: KnnMonitor | None, tell: Callable[[Report], None]
+    ) -> None:
+        self.directory = directory
+        self.history = History()
+        self._every_s = every_s
+        self._monitor = monitor
+        self._tell = tell
+        self._saved_at = self._told_at = time.monotonic()
+        self._told_views = 0
+        self._bad = 0
+        self._knn_due = [0.25, 0.5, 0.75]
+        self._knn: float | None = None
+
+    @override
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the clocks."""
+        assert isinstance(pl_module, PretrainModule)
+        if pl_module.global_step == 0:
+            pl_module.budget.start()
+        self._saved_at = self._told_at = time.monotonic()
+        self._told_views = pl_module.views_seen
+        progress = pl_module.budget.progress(pl_module.global_step)
+        self._knn_due = [due for due in self._knn_due if due > progress]
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Looks at the step that was just made."""
+        assert isinstance(pl_module, PretrainModule)
+        step = pl_module.global_step
+        spent = pl_module.budget.is_spent(step)
+        if step % _CHECK_EVERY == 0 or spent or step <= 2:
+            self._look(pl_module, step)
+        progress = pl_module.budget.progress(step)
+        if self._knn_due and progress >= self._knn_due[0] and not spent:
+            self._knn_due = [due for due in self._knn_due if due > progress]
+            self.measure_knn(pl_module)
+        if time.monotonic() - self._saved_at >= self._every_s and not spent and self._bad == 0:
+            self.save(trainer, pl_module)
+        if spent:
+            trainer.should_stop = True
+
+    def measure_knn(self, module: PretrainModule) -> None:
+        """Measures the online accuracy, where there are labels."""
+        if self._monitor is None:
+            return
+        self._knn = self._monitor.encoder(module.backbone)
+        progress = module.budget.progress(module.global_step)
+        self.history.knn.append({"step": module.global_step, "progress": progress, "accuracy": self._knn})
+
+    def save(self, trainer: lightning.Trainer, module: PretrainModule) -> None:
+        """Writes a checkpoint in place of the last one, whole or not at all."""
+        with storage_guard(self.directory):
+            for name, write in (
+                (WEIGHTS, lambda path: save_file(_tensors(module.backbone), path)),
+                (STATE, lambda path: path.write_text(json.dumps(self.state(module)), encoding="utf-8")),
+                (CHECKPOINT, trainer.save_checkpoint),
+            ):
+                temporary = self.directory / f".{name}"
+                write(temporary)
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                temporary.replace(self.directory / name)
+        self._saved_at = time.monotonic()
+
+    def state(self, module: PretrainModule) -> dict[str, Any]:
+        """Returns step, speed, health and accuracies as JSON values."""
+        last = self.history.reports[-1] if self.history.reports else None
+        elapsed_s = module.budget.elapsed_s
+        return {
+            "step": module.global_step,
+            "progress": module.budget.progress(module.global_step),
+            "elapsed_s": elapsed_s,
+            "views_seen": module.views_seen,
+            "views_per_second": module.views_seen / max(elapsed_s, 1e-9),
+            "health": asdict(last.health) if last else None,
+            "terms": last.terms if last else None,
+            "knn": self.history.knn,
+            "baselines": self.history.baselines,
+        }
+
+    def _look(self, module: PretrainModule, step: int) -> None:
+        assert module.last is not None
+        loss = module.last.loss
+        terms = {name: float(value.detach()) for name, value in {"loss": loss.total, **loss.terms}.items()}
+        if not all(math.isfinite(value) for value in terms.values()):
+            raise TrainingStoppedError(
+                f"the loss is {terms['loss']} at step {step}: training has diverged; "
+                f"the last good checkpoint is kept; try --set optimizer.lr={module.rates.lr / 3:.2g}"
+                " or --set precision=float32"
+            )
+        health = measure(*module.last.embeddings)
+        self._check_collapse(module, health, step)
+        now = time.monotonic()
+        report = Report(
+            step=step,
+            progress=module.budget.progress(step),
+            eta_s=module.budget.eta_s(step),
+            views_per_second=(module.views_seen - self._told_views) / max(now - self._told_at, 1e-9),
+            terms=terms,
+            health=health,
+            knn=self._knn,
+        )
+        self._told_at, self._told_views = now, module.views_seen
+        self.history.reports.append(report)
+        if module.logger is not None:
+            values = {**terms, **asdict(health), "views_per_second": report.views_per_second}
+            module.logger.log_metrics(values | ({} if self._knn is None else {"knn": self._knn}), step=step)
+        self._tell(report)
+
+    def _check_collapse(self, module: PretrainModule, health: Health, step: int) -> None:
+        collapsed = health.std < _LEAST_STD or health.rank < _LEAST_RANK
+        self._bad = self._bad + 1 if collapsed else 0
+        if self._bad >= _PATIENCE:
+            raise TrainingStoppedError(
+                f"the embeddings have collapsed at step {step} (std {health.std:.3f}, effective rank "
+                f"{health.rank:.1f}): all images look alike to the encoder; the last good checkpoint is kept; "
+                f"try a smaller --set optimizer.lr={module.rates.lr / 3:.2g}, a larger batch, or --method simclr"
+            )
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
