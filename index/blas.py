@@ -64,7 +64,9 @@ def _load() -> Any:
     coretype = choose_coretype(cpu_flags(), platform.machine())
     if coretype is not None:
         os.environ.setdefault(CORETYPE_VARIABLE, coretype)
-    import faiss  # noqa: PLC0415 - the variable above must be set first
+    # Idle OpenMP threads sleep: spinning, they take the cores from whoever answers the next query.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import faiss  # noqa: PLC0415 - the variables above must be set first
 
     check_products(faiss)
     return faiss

@@ -8,9 +8,9 @@ from typing import Any
 
 from index import kind as kinds
 from index.assemble import collect
-from index.curve import EXACT_EFFORT, CurvePoint, effort_for, expected_recall, from_json, to_json
+from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT, CurvePoint, effort_for, expected_recall, from_json, to_json
 from index.engine import Engine
-from index.evaluate import RECALL_NEIGHBOR_COUNT, measure_curve, perturbed_queries, with_truth
+from index.evaluate import measure_curve, perturbed_queries, with_truth
 from index.kind import Source
 from index.snapshot import FORMAT_VERSION
 from vicinal.artifact import Manifest, write_manifest
@@ -186,7 +186,7 @@ def _measure(name: str, params: Any, part: Source, config: BuildConfig) -> tuple
     x_ND, metric = part.vectors_ND, part.metric
     x_QD = perturbed_queries(x_ND, metric=metric, count=config.query_count, seed=config.seed)
     queries = with_truth(x_QD, x_ND, metric=metric, how=f"perturbed, seed {config.seed}")
-    engine = Engine(part.directory, kind=name, metric=metric, vectors_ND=x_ND)
+    engine = Engine(part.directory, kind=name, params=to_mapping(params), metric=metric, vectors_ND=x_ND)
 
     def search(x_QD: F32Array, effort: int) -> I64Array:
         return engine.search(x_QD, neighbor_count=queries.neighbor_count, effort=effort)[0]

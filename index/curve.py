@@ -8,6 +8,8 @@ from vicinal.types import JsonObject
 
 EXACT_EFFORT = 0
 """The effort that stands for exact search."""
+RECALL_NEIGHBOR_COUNT = 10
+"""K of the recall in a curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from index import kind as kinds
-from index.curve import EXACT_EFFORT
+from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT
 from index.exact import best_first, exact_search, pair_scores, squared_norms
-from vicinal.types import F32Array, I64Array, Metric
+from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
 
 class Engine:
@@ -20,6 +20,7 @@ class Engine:
     Args:
         directory: where the index and ``vectors.npy`` are.
         kind: name of its kind.
+        params: its parameters, as the manifest has them.
         metric: how closeness is computed.
         vectors_ND: the vectors, memory-mapped.
 
@@ -27,8 +28,11 @@ class Engine:
         CorruptArtifactError: a file cannot be read; it is named.
     """
 
-    def __init__(self, directory: Path, *, kind: str, metric: Metric, vectors_ND: F32Array) -> None:
+    def __init__(self, directory: Path, *, kind: str, params: JsonObject, metric: Metric, vectors_ND: F32Array) -> None:
         self._kind = kinds.load(kind)
+        count, dimension = vectors_ND.shape
+        resolved = kinds.make_params(self._kind, params, count=count, dimension=dimension)
+        self._shortlist_factor = self._kind.shortlist_factor(resolved)
         self._metric = metric
         self._vectors_ND = vectors_ND
         self._norms_N: F32Array | None = None
@@ -55,9 +59,11 @@ class Engine:
         """
         if selector is None and (effort == EXACT_EFFORT or self.is_exact):
             return self.exact(x_QD, neighbor_count=neighbor_count)
-        factor, total = self._kind.shortlist_factor, len(self._vectors_ND)
+        factor, total = self._shortlist_factor, len(self._vectors_ND)
+        # The curve was measured for 10 neighbours: a shorter list would not reach its recall.
+        fetched = neighbor_count if factor == 1 else min(factor * max(neighbor_count, RECALL_NEIGHBOR_COUNT), total)
         rows_QK, distances_QK = self._searcher.search(
-            x_QD, neighbor_count=min(neighbor_count * factor, total), effort=max(effort, 1), selector=selector
+            x_QD, neighbor_count=fetched, effort=max(effort, 1), selector=selector
         )
         if factor > 1:
             scores_QK = pair_scores(x_QD, self._vectors_ND, rows_QK, metric=self._metric)

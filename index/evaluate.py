@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from index.curve import EXACT_EFFORT, CurvePoint
+from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT, CurvePoint
 from index.exact import exact_search, pair_scores
 from index.snapshot import Snapshot
 from vicinal.types import F32Array, I64Array, Metric
 
-RECALL_NEIGHBOR_COUNT = 10
-"""K of the recall in a curve."""
 _TIE_TOLERANCE = 1e-5
 _SINGLE_QUERY_COUNT = 200
 _ENOUGH_RECALL = 0.9995

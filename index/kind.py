@@ -51,8 +51,6 @@ class Kind(Protocol):
     """Frozen dataclass of the build parameters; 0 means that ``resolve`` decides."""
     effort_name: str
     """What effort is here, such as ``efSearch``; empty where the kind has none (it is exact)."""
-    shortlist_factor: int
-    """Neighbours fetched for each one wanted, then scored exactly on the full vectors; 1 for none."""
 
     def resolve(self, params: Any, *, count: int, dimension: int) -> Any:
         """Returns the parameters with every 0 replaced for that many items of that dimension.
@@ -62,12 +60,19 @@ class Kind(Protocol):
         """
         ...
 
+    def shortlist_factor(self, params: Any) -> int:
+        """Returns how many neighbours are fetched for each one wanted, to be scored on the full vectors; 1: none."""
+        ...
+
     def efforts(self, params: Any, *, count: int) -> tuple[int, ...]:
         """Returns the efforts worth measuring, ascending; ``(0,)`` where the kind has none."""
         ...
 
     def bytes_per_vector(self, params: Any, *, dimension: int) -> float:
-        """Predicts the memory of one item while it is searched, in bytes, without ids and metadata."""
+        """Predicts the memory of one item while it is searched, in bytes.
+
+        Ids and metadata are not in it, nor the pages of ``vectors.npy`` that a shortlist touches.
+        """
         ...
 
     def build(self, source: Source, params: Any) -> None:
@@ -89,7 +94,7 @@ class Kind(Protocol):
         ...
 
     def open(self, directory: Path, *, metric: Metric) -> Searcher:
-        """Opens the index of a snapshot, memory-mapped.
+        """Opens the index in a snapshot's directory, memory-mapped.
 
         Raises:
             CorruptArtifactError: a file cannot be read; it is named.

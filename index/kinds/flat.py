@@ -45,11 +45,14 @@ class _Searcher:
 class _Flat:
     params_type: type = Params
     effort_name = ""
-    shortlist_factor = 1
 
     def resolve(self, params: Params, *, count: int, dimension: int) -> Params:
         del count, dimension
         return params
+
+    def shortlist_factor(self, params: Params) -> int:
+        del params
+        return 1
 
     def efforts(self, params: Params, *, count: int) -> tuple[int, ...]:
         del params, count

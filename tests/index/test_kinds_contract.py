@@ -1,0 +1,221 @@
+"""What every kind of index promises, held against exact search, tie-aware."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import kind as kinds
+from index.blas import load_faiss
+from index.build import BuildConfig, build
+from index.snapshot import Snapshot
+from tests.index.made_vectors import clustered, put_embeddings
+from vicinal.errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
+from vicinal.store import Store
+from vicinal.types import F32Array, Metric, Neighbors
+
+COUNT, DIMENSION = 2000, 16
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    metric: Metric
+    store: Store
+    snapshot: Snapshot
+    held_out_QD: F32Array
+
+
+@pytest.fixture(scope="module", params=[(kind, metric) for kind in kinds.names() for metric in Metric], ids="-".join)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    kind, metric = request.param
+    x_ND = clustered(COUNT + 50, DIMENSION)
+    store = Store.create(tmp_path_factory.mktemp("contract") / "workspace")
+    put_embeddings(store, x_ND[:COUNT], metric=metric)
+    report = build(store, config=BuildConfig(kind=kind, recall=0.98, query_count=100))
+    with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
+        yield Case(kind, metric, store, snapshot, x_ND[COUNT:])
+
+
+def assert_same_neighbors(found: Neighbors, wanted: Neighbors, *, tolerance: float = 1e-4) -> None:
+    """Equal but for the order of equal scores."""
+    np.testing.assert_array_equal(found.counts_Q, wanted.counts_Q)
+    np.testing.assert_allclose(found.scores_QK, wanted.scores_QK, rtol=tolerance, atol=tolerance)
+    for found_K, wanted_K, scores_K in zip(found.rows_QK, wanted.rows_QK, wanted.scores_QK, strict=True):
+        clear = scores_K > scores_K[-1] + tolerance * max(1.0, abs(float(scores_K[-1])))
+        assert set(wanted_K[clear].tolist()) <= set(found_K.tolist())
+
+
+def test_at_its_highest_effort_it_finds_nearly_what_exact_search_finds(case: Case) -> None:
+    top = max(point.effort for point in case.snapshot.curve) or None
+    found = case.snapshot.search(case.held_out_QD, neighbor_count=10, effort=top)
+    truth = case.snapshot.exact(case.held_out_QD, neighbor_count=10)
+    assert (found.scores_QK >= truth.scores_QK[:, -1:] - 1e-4).mean() > 0.97
+
+
+def test_scores_are_those_of_the_rows_and_best_first(case: Case) -> None:
+    found = case.snapshot.search(case.held_out_QD, neighbor_count=10)
+    x_QD = case.snapshot.check_queries(case.held_out_QD).astype(np.float64)
+    y_QKD = case.snapshot.vectors_ND[found.rows_QK].astype(np.float64)
+    truth_QK = np.einsum("qd,qkd->qk", x_QD, y_QKD)
+    if case.metric is Metric.L2:
+        truth_QK = -((x_QD[:, None] - y_QKD) ** 2).sum(axis=2)
+    np.testing.assert_allclose(found.scores_QK, truth_QK, rtol=1e-4, atol=1e-4)
+    assert (np.diff(found.scores_QK, axis=1) <= 0).all()
+    assert all(len(set(rows_K.tolist())) == 10 for rows_K in found.rows_QK)
+
+
+def test_exact_effort_is_exact(case: Case) -> None:
+    found = case.snapshot.search(case.held_out_QD, neighbor_count=10, effort=0)
+    assert_same_neighbors(found, case.snapshot.exact(case.held_out_QD, neighbor_count=10))
+
+
+def test_a_batch_answers_as_its_queries_alone(case: Case) -> None:
+    batch = case.snapshot.search(case.held_out_QD, neighbor_count=5)
+    for row in range(0, 50, 7):
+        one = case.snapshot.search(case.held_out_QD[row : row + 1], neighbor_count=5)
+        alone = Neighbors(
+            rows_QK=batch.rows_QK[row : row + 1],
+            scores_QK=batch.scores_QK[row : row + 1],
+            counts_Q=batch.counts_Q[row : row + 1],
+        )
+        assert_same_neighbors(one, alone)
+
+
+def test_asking_for_more_than_there_is_returns_everything_once(case: Case) -> None:
+    found = case.snapshot.search(case.held_out_QD[:2], neighbor_count=10_000_000)
+    assert found.counts_Q.tolist() == [COUNT, COUNT]
+    assert sorted(found.rows_QK[1].tolist()) == list(range(COUNT))
+
+
+def test_asking_for_many_fills_every_place(case: Case) -> None:
+    found = case.snapshot.search(case.held_out_QD[:3], neighbor_count=COUNT // 4 - 1, effort=1)
+    assert (found.counts_Q == COUNT // 4 - 1).all()
+    assert all(len(set(rows_K.tolist())) == COUNT // 4 - 1 for rows_K in found.rows_QK)
+    assert np.isfinite(found.scores_QK).all()
+
+
+def test_no_queries_give_no_neighbors(case: Case) -> None:
+    found = case.snapshot.search(np.empty((0, DIMENSION), np.float32), neighbor_count=3)
+    assert found.rows_QK.shape == (0, 3)
+
+
+def test_wrong_vectors_are_refused(case: Case) -> None:
+    x_QD = case.held_out_QD[:3].copy()
+    for bad in (np.nan, np.inf, -np.inf):
+        x_QD[1, 2] = bad
+        with pytest.raises(InvalidVectorError, match="vector 1"):
+            case.snapshot.search(x_QD, neighbor_count=3)
+    with pytest.raises(DimensionMismatchError):
+        case.snapshot.search(np.ones((1, DIMENSION + 1), np.float32), neighbor_count=3)
+    zero_QD = np.zeros((1, DIMENSION), np.float32)
+    if case.metric is Metric.COSINE:
+        with pytest.raises(InvalidVectorError, match="zero"):
+            case.snapshot.search(zero_QD, neighbor_count=3)
+    else:
+        assert case.snapshot.search(zero_QD, neighbor_count=3).counts_Q.tolist() == [3]
+
+
+def test_huge_vectors_are_scaled_under_cosine_and_refused_elsewhere(case: Case) -> None:
+    huge_QD = case.held_out_QD[:1] * np.float32(1e30)
+    if case.metric is Metric.COSINE:
+        found = case.snapshot.exact(huge_QD, neighbor_count=5)
+        assert_same_neighbors(found, case.snapshot.exact(case.held_out_QD[:1], neighbor_count=5))
+    else:
+        with pytest.raises(InvalidVectorError, match="longer"):
+            case.snapshot.search(huge_QD, neighbor_count=5)
+
+
+def test_a_selector_is_obeyed(case: Case) -> None:
+    faiss = load_faiss()
+    rows = np.arange(0, COUNT, 3)
+    found = case.snapshot.search(
+        case.held_out_QD, neighbor_count=5, effort=64, selector=faiss.IDSelectorBatch(rows.astype(np.int64))
+    )
+    assert (found.counts_Q > 0).all()
+    for rows_K, count in zip(found.rows_QK, found.counts_Q, strict=True):
+        assert (rows_K[:count] % 3 == 0).all()
+
+
+def test_many_threads_get_the_same_answers(case: Case) -> None:
+    wanted = case.snapshot.search(case.held_out_QD, neighbor_count=5)
+
+    def once(_: int) -> Neighbors:
+        return case.snapshot.search(case.held_out_QD, neighbor_count=5)
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(once, range(8)):
+            assert_same_neighbors(found, wanted)
+
+
+def test_memory_is_predicted(case: Case) -> None:
+    kind = kinds.load(case.kind)
+    params = kinds.make_params(kind, case.snapshot.params, count=COUNT, dimension=DIMENSION)
+    predicted = kind.bytes_per_vector(params, dimension=DIMENSION) * COUNT
+    path = case.snapshot.path / kinds.INDEX_FILE
+    actual = path.stat().st_size if path.exists() else 0
+    if case.kind in {"flat", "hnsw"}:
+        actual += 4 * DIMENSION * COUNT
+    # Centroids and codebooks, which do not grow with the items, weigh in so small a corpus.
+    fixed = 4 * DIMENSION * (params.list_count if hasattr(params, "list_count") else 0) + 64_000
+    assert 0.85 * predicted <= actual <= 1.15 * predicted + fixed
+
+
+def test_rows_added_later_are_found(case: Case) -> None:
+    version = put_embeddings(
+        case.store, np.concatenate([case.snapshot.vectors_ND, case.held_out_QD]), metric=case.metric
+    )
+    config = BuildConfig(kind=case.kind, params=case.snapshot.params, query_count=20)
+    report = build(case.store, embeddings=version, config=config, extend=case.snapshot.path)
+    assert report.count == COUNT + 50
+    with Snapshot.open(case.store.path("snapshots", report.version)) as grown:
+        found = grown.search(case.held_out_QD, neighbor_count=1, effort=64)
+        wanted = grown.exact(case.held_out_QD, neighbor_count=1)
+        assert (found.rows_QK == wanted.rows_QK).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", kinds.names())
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_a_tiny_corpus_works_or_is_refused_by_name(tmp_path: Path, kind: str, count: int) -> None:
+    store = Store.create(tmp_path / "workspace")
+    x_ND = clustered(count, 8)
+    put_embeddings(store, x_ND, metric=Metric.COSINE)
+    try:
+        report = build(store, config=BuildConfig(kind=kind, query_count=10))
+    except InvalidArgumentError as error:
+        assert "items cannot train" in error.message  # noqa: PT017 - either way is right
+        return
+    with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
+        found = snapshot.search(x_ND, neighbor_count=3)
+        assert (found.counts_Q == min(3, count)).all()
+        np.testing.assert_array_equal(found.rows_QK[:, 0], np.arange(count))
+
+
+@pytest.mark.parametrize("kind", kinds.names())
+def test_equal_vectors_all_count_as_neighbors(tmp_path: Path, kind: str) -> None:
+    store = Store.create(tmp_path / "workspace")
+    x_ND = clustered(600, 8)
+    x_ND[100:140] = x_ND[7]
+    put_embeddings(store, x_ND)
+    report = build(store, config=BuildConfig(kind=kind, query_count=10))
+    with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
+        found = snapshot.search(x_ND[7:8], neighbor_count=20, effort=64)
+        assert set(found.rows_QK[0].tolist()) <= {7, *range(100, 140)}
+        np.testing.assert_allclose(found.scores_QK, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [name for name in kinds.names() if name != "flat"])
+def test_parameters_out_of_range_are_named(kind: str) -> None:
+    known = kinds.load(kind)
+    wrong = {"link_count": 1} if kind.startswith("hnsw") else {"list_count": 10_001}
+    with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+        kinds.make_params(known, wrong, count=10_000, dimension=64)
+    if "shortlist" in known.params_type.__dataclass_fields__:  # type: ignore[attr-defined]
+        with pytest.raises(InvalidArgumentError, match="shortlist"):
+            kinds.make_params(known, {"shortlist": 0}, count=10_000, dimension=64)
+    if kind.startswith("ivf_pq"):
+        with pytest.raises(InvalidArgumentError, match="equal parts"):
+            kinds.make_params(known, {}, count=10_000, dimension=193)
