@@ -6,6 +6,7 @@ are let in keep their latency.
 
 from collections import Counter
 
+from serving.board import Slab
 from serving.config import LimitsConfig
 from vicinal.codec import RETRY_AFTER_KEY
 from vicinal.errors import OverloadedError, UnavailableError
@@ -16,9 +17,10 @@ class Admission:
 
     Args:
         limits: the bounds.
+        slab: where the counts are shown to the other workers.
     """
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(self, limits: LimitsConfig, slab: Slab) -> None:
         self.in_flight = 0
         """Unary calls in progress."""
         self.streams = 0
@@ -28,6 +30,7 @@ class Admission:
         self.draining = False
         """Whether new calls are turned away because the server is stopping."""
         self._limits = limits
+        self._slab = slab
         self._by_client: Counter[str] = Counter()
 
     def enter(self, client: str) -> None:
@@ -48,11 +51,13 @@ class Admission:
                 f"the limit for one client is {limits.max_in_flight_per_client}"
             )
         self.in_flight += 1
+        self._slab["in_flight"] = self.in_flight
         self._by_client[client] += 1
 
     def leave(self, client: str) -> None:
         """Takes a unary call out."""
         self.in_flight -= 1
+        self._slab["in_flight"] = self.in_flight
         if self._by_client[client] <= 1:
             del self._by_client[client]
         else:
@@ -70,12 +75,15 @@ class Admission:
         if self.streams >= self._limits.max_streams:
             raise self._refusal(f"{self.streams} streams are open, the limit is {self._limits.max_streams}")
         self.streams += 1
+        self._slab["streams"] = self.streams
 
     def leave_stream(self) -> None:
         """Takes a stream out."""
         self.streams -= 1
+        self._slab["streams"] = self.streams
 
     def _refusal(self, what: str) -> OverloadedError:
         self.refused_count += 1
+        self._slab["refused_count"] = self.refused_count
         wait_ms = self._limits.retry_after_ms
         return OverloadedError(f"{what}; retry after {wait_ms} ms", metadata={RETRY_AFTER_KEY: str(wait_ms)})

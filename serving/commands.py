@@ -41,7 +41,8 @@ def serve(
     SIGTERM or Ctrl-C lets requests in flight end and exits 0.
     """
     from serving.config import load_config
-    from serving.worker import run_alone, set_up_logging
+    from serving.supervisor import Supervisor
+    from serving.worker import core_count, run_alone, set_up_logging
     from vicinal.store import Store
 
     flags = [
@@ -52,4 +53,8 @@ def serve(
     ]
     config = load_config(config_path, assignments=[*assignments, *flags], environ=os.environ)
     set_up_logging(config.observe.log_level)
-    run_alone(Store(workspace), config, fixed=snapshot, ready_file=ready_file)
+    worker_count = config.listen.processes or core_count()
+    if worker_count == 1:
+        run_alone(Store(workspace), config, fixed=snapshot, ready_file=ready_file)
+        return
+    Supervisor(Store(workspace), config, worker_count=worker_count, fixed=snapshot, ready_file=ready_file).run()

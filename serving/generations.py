@@ -13,16 +13,33 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from serving.generation import Generation, LoadEncoder, load_encoder, open_generation, renumber
 from vicinal.errors import FailedPreconditionError, InternalError, NoActiveSnapshotError, VicinalError
 from vicinal.store import Store
+from vicinal.types import SnapshotRef
 
 T = TypeVar("T")
 Listener = Callable[[Generation], None]
 logger = logging.getLogger(__name__)
 _RETRY_FAILED_S = 30.0
+
+
+class Together(Protocol):
+    """Lets the workers of one port swap together."""
+
+    async def ready(self, number: int) -> None:
+        """Says that this worker could swap, and waits until all can, or a short while."""
+
+    def failed(self, number: int) -> None:
+        """Says that this worker cannot swap."""
+
+    def swapped(self, ref: SnapshotRef) -> None:
+        """Says that this worker has swapped."""
+
+    async def all_swapped(self, number: int) -> None:
+        """Waits until all workers have swapped, or a short while."""
 
 
 class Generations:
@@ -33,6 +50,7 @@ class Generations:
         verify: check the SHA-256 of every file before serving it.
         pinned_count: snapshots besides the active one to keep open, at least 1.
         fixed: serve this snapshot whatever the alias says, such as ``snapshots/000007``; empty follows the alias.
+        together: waits until the other workers are ready too; default: there are none.
         encoder_loader: opens the encoder inside a snapshot.
     """
 
@@ -43,6 +61,7 @@ class Generations:
         verify: bool = True,
         pinned_count: int = 2,
         fixed: str = "",
+        together: Together | None = None,
         encoder_loader: LoadEncoder = load_encoder,
     ) -> None:
         self.store = store
@@ -54,6 +73,7 @@ class Generations:
         self._verify = verify
         self._pinned_count = pinned_count
         self._load_encoder = encoder_loader
+        self._together = together
         self._current: Generation | None = None
         self._pinned: OrderedDict[str, Generation] = OrderedDict()
         self._lock = asyncio.Lock()
@@ -142,6 +162,8 @@ class Generations:
             await self._in_loader(lambda: self.store.activate(path.name))
             current = await self._follow()
             assert current is not None
+            if self._together is not None:
+                await self._together.all_swapped(current.ref.generation)
             return current, previous
 
     def close(self) -> None:
@@ -165,7 +187,11 @@ class Generations:
                 new = renumber(current, active.generation)
             else:
                 new = renumber(await self._open(f"snapshots/{active.snapshot}", active.generation), active.generation)
+            if self._together is not None:
+                await self._together.ready(active.generation)
         except Exception as error:
+            if self._together is not None:
+                self._together.failed(active.generation)
             self._failed = (active.generation, time.monotonic())
             self.last_error = error if isinstance(error, VicinalError) else InternalError("a snapshot failed to open")
             raise
@@ -174,6 +200,8 @@ class Generations:
         return new
 
     def _swap(self, new: Generation) -> None:
+        if self._together is not None:
+            self._together.swapped(new.ref)
         old, self._current = self._current, new
         self._pinned.pop(new.ref.name, None)
         if old is not None and old.ref.name != new.ref.name:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -16,12 +15,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from serving.admission import Admission
+from serving.board import Board
 from serving.config import ServeConfig
 from serving.context import ServingContext
 from serving.generation import Generation
 from serving.generations import Generations
+from serving.place import Place
 from serving.queries import Queries
 from serving.wiring import Context, Gatekeeper, Observer, Wiring, service_handler
+from serving.worker import core_count
 from vicinal.errors import NoActiveSnapshotError, UnavailableError
 from vicinal.store import Store
 from vicinal.v1 import fewshot_service_pb2, label_service_pb2, search_service_pb2, snapshot_service_pb2
@@ -35,6 +37,16 @@ _FILES: tuple[tuple[FileDescriptor, str], ...] = (
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def method_names() -> list[str]:
+    """Returns the full name of every RPC of the contract."""
+    return [
+        f"/{service.full_name}/{method.name}"
+        for descriptor, _ in _FILES
+        for service in descriptor.services_by_name.values()
+        for method in service.methods
+    ]
 
 
 class Anybody:
@@ -54,6 +66,7 @@ class Server:
         fixed: serve this snapshot alone; empty follows the alias.
         gatekeeper: knows the callers.
         observers: are told of every call.
+        place: what it shares with the other workers; default: it is alone.
     """
 
     def __init__(
@@ -64,15 +77,22 @@ class Server:
         fixed: str = "",
         gatekeeper: Gatekeeper | None = None,
         observers: tuple[Observer, ...] = (),
+        place: Place | None = None,
     ) -> None:
         self.config = config
-        self.admission = Admission(config.limits)
+        self.place = place or Place(board=Board(1, method_names()), number=0)
+        """What it shares with the other workers."""
+        self.admission = Admission(config.limits, self.place.slab)
         """Bounds what is in flight."""
         self.generations = Generations(
-            store, verify=config.listen.verify, pinned_count=config.limits.pinned_generations, fixed=fixed
+            store,
+            verify=config.listen.verify,
+            pinned_count=config.limits.pinned_generations,
+            fixed=fixed,
+            together=self.place,
         )
         """What is being served."""
-        self._pool = ThreadPoolExecutor(max_workers=config.listen.threads or _core_count(), thread_name_prefix="work")
+        self._pool = ThreadPoolExecutor(max_workers=config.listen.threads or core_count(), thread_name_prefix="work")
         self._context = ServingContext(
             generations=self.generations,
             config=config,
@@ -83,7 +103,7 @@ class Server:
         self._wiring = Wiring(
             admission=self.admission,
             gatekeeper=gatekeeper or Anybody(),
-            observers=observers,
+            observers=(self.place, *observers),
             default_timeout_s=config.limits.default_timeout_s,
             secrets=((str(store.root.resolve()), "WORKSPACE"), (str(store.root), "WORKSPACE")),
         )
@@ -200,7 +220,3 @@ def _options(config: ServeConfig, *, reuse_port: bool) -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
-
-
-def _core_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One worker process: its event loop, its signals, and the file that says it is ready."""
+"""One worker process: its event loop, its signals, and the word that it is ready."""
 
 import asyncio
 import json
@@ -6,12 +6,39 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.config import ServeConfig
 from vicinal.store import Store
 
+if TYPE_CHECKING:
+    from serving.place import Place
+    from serving.server import Server
+
 logger = logging.getLogger(__name__)
+Announce = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """What one worker is to do."""
+
+    store: Store
+    """The workspace."""
+    config: ServeConfig
+    """The resolved configuration, with the port."""
+    fixed: str
+    """Serve this snapshot alone; empty follows the alias."""
+    announce: Announce
+    """Told the port and the snapshot once it answers."""
+    place: "Place | None" = None
+    """Its place among the workers; None when it is alone."""
+    life_fd: int | None = None
+    """End of a pipe that closes when the supervisor is gone; None when there is none."""
 
 
 def set_up_logging(level: str) -> None:
@@ -58,8 +85,31 @@ def run_alone(store: Store, config: ServeConfig, *, fixed: str = "", ready_file:
     Raises:
         VicinalError: the port or the snapshot cannot be opened.
     """
+    host = config.listen.host
+
+    def announce(port: int, snapshot: str) -> None:
+        logger.info("serving %s on %s:%d", snapshot or "nothing yet; run: vicinal publish", host, port)
+        write_ready_file(ready_file, host=host, port=port, snapshot=snapshot)
+
+    run_worker(Duty(store=store, config=config, fixed=fixed, announce=announce))
+
+
+def run_worker(duty: Duty) -> None:
+    """Serves in this process until it is told to stop.
+
+    Args:
+        duty: what to do.
+
+    Raises:
+        VicinalError: the port or the snapshot cannot be opened.
+    """
     install_event_loop()
-    asyncio.run(_serve(store, config, fixed=fixed, ready_file=ready_file))
+    asyncio.run(_serve(duty))
+
+
+def core_count() -> int:
+    """Returns the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def install_event_loop() -> None:
@@ -71,19 +121,29 @@ def install_event_loop() -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
-async def _serve(store: Store, config: ServeConfig, *, fixed: str, ready_file: Path | None) -> None:
-    from serving.server import Server  # noqa: PLC0415 - imports FAISS, for which the kernels are chosen first
+async def _serve(duty: Duty) -> None:
+    from serving.server import Server  # noqa: PLC0415 - seconds of imports, after the checks of the configuration
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = Server(store, config, fixed=fixed)
-    port = await server.start()
-    host = config.listen.host
-    snapshot = server.serving()
-    logger.info("serving %s on %s:%d", snapshot or "nothing yet; run: vicinal publish", host, port)
-    write_ready_file(ready_file, host=host, port=port, snapshot=snapshot)
+    if duty.life_fd is not None:
+        loop.add_reader(duty.life_fd, stop.set)
+    server = Server(duty.store, duty.config, fixed=duty.fixed, place=duty.place)
+    port = await server.start(reuse_port=duty.place is not None)
+    _enter(server)
+    duty.announce(port, server.serving())
     await stop.wait()
-    logger.info("stopping; requests in flight have %g s", config.listen.drain_s)
+    if duty.life_fd is not None:
+        loop.remove_reader(duty.life_fd)
+    logger.info("stopping; requests in flight have %g s", duty.config.listen.drain_s)
+    server.place.slab["live"] = 0
     await server.stop()
+
+
+def _enter(server: "Server") -> None:
+    slab = server.place.slab
+    slab["start_time_s"] = time.time()
+    slab.add("start_count")
+    slab["live"] = 1
