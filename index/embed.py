@@ -42,7 +42,7 @@ class EmbedOptions:
     shard_size: int = 2048
     """Items committed together: at most this many are embedded again after a crash."""
     workers: int = 0
-    """Threads that read and decode; 0 takes the processors of this process."""
+    """Threads that read and decode; 0 takes the processors, and more for what is far away."""
     device: str = "auto"
     """Where the encoder runs, as for ``Encoder.load``; ``auto`` takes the rank's own GPU."""
     trust_stamps: bool = True
@@ -175,7 +175,7 @@ class _Job:
         job = RankJob(plan, shards, corpora=self._corpora, model=self._model, base=self._base, rank=self._rank)
         totals = job.run(
             batch_size=self._batch_size,
-            workers=options.workers or len(os.sched_getaffinity(0)),
+            workers=options.workers or self._workers(),
             trust_stamps=options.trust_stamps,
             progress=progress,
         )
@@ -190,6 +190,9 @@ class _Job:
         version = self._commit(plan, shards)
         _clean(self.directory)
         return self._report(version, embedded=totals.embedded, started=started)
+
+    def _workers(self) -> int:
+        return max([len(os.sched_getaffinity(0)), *(corpus.concurrency for corpus in self._corpora)])
 
     def _commit(self, plan: Plan, shards: Path) -> str:
         merger = Merger(plan, shards, corpora=self._corpora, base=self._base, dimension=self._model.dimension)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vicinal.corpus import Corpus, CorpusItem
-from vicinal.errors import VicinalError
+from vicinal.errors import InvalidImageError
 from vicinal.types import BoolArray, U8Array
 
 CHUNK_ITEMS = 16
@@ -38,7 +38,7 @@ class Loaded:
     """SHA-256 of its content; None where it could not be read."""
     image_CHW: U8Array | None
     """Decoded; None where the content is known or wrong."""
-    error: VicinalError | None
+    error: InvalidImageError | None
     """Why it could not be read or decoded."""
 
 
@@ -65,7 +65,7 @@ class ReadAhead:
 
     Args:
         corpora: the corpora, by number.
-        decode: content -> x_CHW; raises a VicinalError for what is not an image.
+        decode: content -> x_CHW; raises InvalidImageError for what is not an image.
         is_known: digests_N32 -> which of them need no decoding.
         workers: threads, at least 1.
         window: items to be ahead, at least 1.
@@ -124,12 +124,12 @@ class ReadAhead:
         read = reader.submit(self._read_ahead, chunk[0])
         return self._pool.submit(lambda: [self._take(chunk[0], read)])
 
-    def _read_ahead(self, row: Row) -> bytes | VicinalError:
+    def _read_ahead(self, row: Row) -> bytes | InvalidImageError:
         content = self._read(row)
         self._budget.take(len(content) if isinstance(content, bytes) else 0)
         return content
 
-    def _take(self, row: Row, read: "Future[bytes | VicinalError]") -> Loaded:
+    def _take(self, row: Row, read: "Future[bytes | InvalidImageError]") -> Loaded:
         content = read.result()
         try:
             return self._finish(row, content)
@@ -139,21 +139,21 @@ class ReadAhead:
     def _load(self, chunk: list[Row]) -> list[Loaded]:
         return [self._finish(row, b"" if row.digest is not None else self._read(row)) for row in chunk]
 
-    def _read(self, row: Row) -> bytes | VicinalError:
+    def _read(self, row: Row) -> bytes | InvalidImageError:
         try:
             return self._corpora[row.corpus].read(row.item)
-        except VicinalError as error:
+        except InvalidImageError as error:
             return error
 
-    def _finish(self, row: Row, content: bytes | VicinalError) -> Loaded:
-        if isinstance(content, VicinalError):
+    def _finish(self, row: Row, content: bytes | InvalidImageError) -> Loaded:
+        if isinstance(content, InvalidImageError):
             return Loaded(row=row, digest=None, image_CHW=None, error=content)
         digest = row.digest or hashlib.sha256(content).digest()
         if row.digest is not None or self._is_known(np.frombuffer(digest, np.uint8)[None])[0]:
             return Loaded(row=row, digest=digest, image_CHW=None, error=None)
         try:
             return Loaded(row=row, digest=digest, image_CHW=self._decode(content), error=None)
-        except VicinalError as error:
+        except InvalidImageError as error:
             return Loaded(row=row, digest=digest, image_CHW=None, error=error)
 
 

@@ -98,6 +98,10 @@ class Reader(Protocol):
     def sequential(self) -> bool:
         """True where reading is only fast in the order of the scan, by one thread."""
 
+    @property
+    def concurrency(self) -> int:
+        """Reads worth having in flight at once; 0 where the processors set the pace and not the way there."""
+
     def entries(self, under: str) -> Iterator[CorpusItem | Quarantined]:
         """Yields everything in a stable order, ids not yet prefixed.
 
@@ -113,6 +117,7 @@ class Reader(Protocol):
 
         Raises:
             InvalidImageError: it is gone, unreadable, damaged in its archive, or over ``MAX_ITEM_BYTES``.
+            UnavailableError: the store cannot be reached; nothing is known of the item.
         """
 
     def close(self) -> None:
@@ -135,6 +140,7 @@ class Corpus:
         self.source = spec.name or PurePosixPath(spec.location.rstrip("/")).name or spec.location
         self.prefix = f"{spec.name}/" if spec.name else ""
         self.sequential = reader.sequential
+        self.concurrency = reader.concurrency
         self.read = reader.read
         self.close = reader.close
         self._reader = reader

@@ -8,7 +8,7 @@ import pytest
 from tests.support.corpora import fill, image_bytes, unpack
 from tests.support.data import shared
 from vicinal import corpus as corpus_module
-from vicinal.corpora import folder as folder_reader
+from vicinal import image_files
 from vicinal.corpus import Corpus, CorpusItem, Quarantined, open_corpus
 from vicinal.errors import InvalidCorpusError, InvalidImageError
 
@@ -138,7 +138,7 @@ def test_what_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     items, bad = scan(str(tmp_path))
     assert [(entry.item_id, entry.reason) for entry in bad] == [("huge.jpg", "TOO_LARGE")]
     with opened(tmp_path) as corpus:
-        monkeypatch.setattr(folder_reader, "MAX_ITEM_BYTES", 10)
+        monkeypatch.setattr(image_files, "MAX_ITEM_BYTES", 10)
         with pytest.raises(InvalidImageError, match="at most 10"):
             corpus.read(items[0])
 

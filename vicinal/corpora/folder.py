@@ -5,14 +5,13 @@ each directory is entered once, so that neither a loop nor a thicket of links mu
 """
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, unquote_to_bytes
 
-from vicinal.corpus import MAX_ITEM_BYTES, CorpusItem, CorpusSpec, Quarantined
-from vicinal.errors import InvalidCorpusError, InvalidImageError
-from vicinal.item_names import is_image_name, label_of, printable
+from vicinal.corpus import CorpusItem, CorpusSpec, Quarantined
+from vicinal.errors import InvalidCorpusError
+from vicinal.image_files import file_item, read_file, why
+from vicinal.item_names import is_image_name, printable
 
 _MAX_DEPTH = 200
 
@@ -28,6 +27,7 @@ class Reader:
     """A folder of image files."""
 
     sequential = False
+    concurrency = 0
 
     def __init__(self, spec: CorpusSpec) -> None:
         self._root = os.path.realpath(spec.location)
@@ -74,7 +74,7 @@ class Reader:
             with os.scandir(place) as scan:
                 names = sorted((entry.name, _kind(entry)) for entry in scan)
         except OSError as error:
-            yield Quarantined(item_id=printable(directory), reason="UNREADABLE", message=_why(error))
+            yield Quarantined(item_id=printable(directory), reason="UNREADABLE", message=why(error))
             return
         for name, kind in names:
             path = f"{directory}/{name}" if directory else name
@@ -83,43 +83,11 @@ class Reader:
             elif kind == "linked directory" and not name.startswith("."):
                 yield path if self._follow else _link(path)
             elif kind == "file" and is_image_name(path):
-                yield self._item(path)
-
-    def _item(self, path: str) -> CorpusItem | Quarantined:
-        shown = printable(path)
-        try:
-            found = os.stat(os.path.join(self._root, path))  # noqa: PTH116, PTH118
-        except OSError as error:
-            return Quarantined(item_id=shown, reason="UNREADABLE", message=_why(error))
-        if not stat.S_ISREG(found.st_mode):
-            return Quarantined(item_id=shown, reason="NOT_A_FILE", message="it is a pipe, socket or device")
-        if found.st_size > MAX_ITEM_BYTES:
-            return Quarantined(item_id=shown, reason="TOO_LARGE", message=_too_large(found.st_size))
-        return CorpusItem(
-            item_id=shown,
-            path=shown,
-            label=label_of(shown),
-            # The change time cannot be set back, unlike the time of modification.
-            stamp=f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}",
-            locator="" if shown == path else quote(os.fsencode(path)),
-        )
+                yield file_item(self._root, path)
 
     def read(self, item: CorpusItem) -> bytes:
         """Returns the bytes of the file, which must be a regular one when it is opened."""
-        path = os.fsdecode(unquote_to_bytes(item.locator)) if item.locator else item.path
-        try:
-            # O_NONBLOCK: a pipe put in the place of the file must not block.
-            descriptor = os.open(os.path.join(self._root, path), os.O_RDONLY | os.O_NONBLOCK)  # noqa: PTH118
-            with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode):
-                    raise InvalidImageError(f"{item.item_id!r} is no longer a regular file")
-                content = stream.read(min(found.st_size, MAX_ITEM_BYTES) + 1)
-        except OSError as error:
-            raise InvalidImageError(f"cannot read {item.item_id!r}: {_why(error)}") from error
-        if len(content) > MAX_ITEM_BYTES:
-            raise InvalidImageError(f"cannot read {item.item_id!r}: {_too_large(found.st_size)}")
-        return content
+        return read_file(self._root, item)
 
     def close(self) -> None:
         """Holds nothing open."""
@@ -137,11 +105,3 @@ def _kind(entry: "os.DirEntry[str]") -> str:
 def _link(path: str) -> Quarantined:
     message = "it is a link to a folder, which is not followed; name that folder as a corpus, or add ?links=follow"
     return Quarantined(item_id=printable(path), reason="LINK_NOT_FOLLOWED", message=message)
-
-
-def _too_large(size: int) -> str:
-    return f"it has {size} bytes, at most {MAX_ITEM_BYTES} are read"
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__

@@ -47,6 +47,7 @@ class Reader:
     """IDX files."""
 
     sequential = False
+    concurrency = 0
 
     def __init__(self, spec: CorpusSpec) -> None:
         place = Path(spec.location)

@@ -23,6 +23,8 @@ def recognises(location: str) -> bool:
 class Reader:
     """A tar archive of image files."""
 
+    concurrency = 0
+
     def __init__(self, spec: CorpusSpec) -> None:
         self._members = TarMembers(Path(spec.location))
         self.sequential = self._members.packed

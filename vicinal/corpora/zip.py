@@ -28,6 +28,7 @@ class Reader:
     """A zip archive of image files."""
 
     sequential = False
+    concurrency = 0
 
     def __init__(self, spec: CorpusSpec) -> None:
         try:
