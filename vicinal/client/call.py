@@ -5,7 +5,7 @@ decoded. ``sync_method`` and ``async_method`` turn that function into a method o
 """
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
@@ -30,6 +30,10 @@ class Call(Generic[T_co]):
     """Turns the reply into what the caller gets."""
     timeout_s: float | None = None
     """Seconds to wait for the answer, retries included; None takes the client's."""
+    requests: Sequence[Message] | None = None
+    """All that is sent, of a call that sends a stream; ``request`` is then the first of them."""
+    streamed: bool = False
+    """The reply is a stream; ``decode`` gets all of it as a list."""
     retry: bool = True
     """Whether it may be sent again when the server was UNAVAILABLE; false for what must not happen twice."""
 

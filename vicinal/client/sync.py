@@ -84,7 +84,9 @@ class Client:
         method = self._methods.get(call.method) or self._method(call)
         for attempt in range(self._retry.attempt_count):
             try:
-                reply = method(call.request, timeout=timeout_s, metadata=self._metadata)
+                sent = call.request if call.requests is None else iter(call.requests)
+                reply = method(sent, timeout=timeout_s, metadata=self._metadata)
+                reply = list(reply) if call.streamed else reply
             except grpc.RpcError as error:
                 found = to_error(error, self.address)
                 wait_s = self._retry.wait_s(attempt)
@@ -110,7 +112,12 @@ class Client:
         self.close()
 
     def _method(self, call: Call[Any]) -> Any:
-        method = self._channel.unary_unary(
+        shapes = {
+            (False, False): self._channel.unary_unary,
+            (False, True): self._channel.unary_stream,
+            (True, False): self._channel.stream_unary,
+        }
+        method = shapes[call.requests is not None, call.streamed](
             call.method,
             request_serializer=type(call.request).SerializeToString,
             response_deserializer=call.response.FromString,
