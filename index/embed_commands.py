@@ -71,6 +71,8 @@ def embed(
             options=options,
             progress=bar.update,
         )
+    if report.version is None:
+        return  # rank 0 merges, and says what came out
     if as_json:
         click.echo(
             json.dumps(
@@ -85,7 +87,7 @@ def embed(
                 }
             )
         )
-    elif report.version is not None:
+    else:
         click.echo(
             f"embeddings {report.version}: {report.count} items, {report.new_count} new, {report.reused_count} reused, "
             f"{report.count - report.unique_count} of repeated content, {report.quarantined_count} quarantined, "
