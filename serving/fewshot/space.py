@@ -61,7 +61,10 @@ def class_sums(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> F32Array:
         float32 (C, D).
     """
     sum_CD = np.zeros((class_count, x_ND.shape[1]), np.float32)
-    np.add.at(sum_CD, y_N, x_ND)
+    order_N = np.argsort(y_N, kind="stable")
+    present, first = np.unique(y_N[order_N], return_index=True)
+    if present.size:
+        sum_CD[present] = np.add.reduceat(x_ND[order_N], first, axis=0)
     return sum_CD
 
 

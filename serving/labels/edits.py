@@ -116,9 +116,9 @@ def put(
     db: sqlite3.Connection, found: SetRow, entries: Sequence[Entry], *, verb: str, request_id: str, snapshot: str
 ) -> Batch:
     """Labels items, as one batch; see ``LabelLog.put``."""
-    repeated = _repeated(db, found.id, request_id)
-    if repeated is not None:
-        return repeated
+    before = repeated(db, found.id, request_id)
+    if before is not None:
+        return before
     _check_entries(found, entries)
     author = entries[0].author if len({entry.author for entry in entries}) == 1 else ""
     batch = append_batch(db, found.id, verb=verb, author=author, request=(request_id, snapshot))
@@ -138,9 +138,9 @@ def remove(
     request_id: str,
 ) -> Batch:
     """Takes labels off items, as one batch; see ``LabelLog.remove``."""
-    repeated = _repeated(db, found.id, request_id)
-    if repeated is not None:
-        return repeated
+    before = repeated(db, found.id, request_id)
+    if before is not None:
+        return before
     if not pairs:
         raise InvalidLabelError("no labels to remove; name at least one item", field="labels")
     batch = append_batch(db, found.id, verb="remove", author=author, request=(request_id, ""))
@@ -210,10 +210,14 @@ def _disputes(held: Held, entry: Entry) -> bool:
     return people and held.rival is None and held.author != entry.author and held.label != entry.label
 
 
+def _said_by(entry: Entry) -> tuple[str, str]:
+    return entry.item_id, entry.author
+
+
 def _check_entries(found: SetRow, entries: Sequence[Entry]) -> None:
     if not 1 <= len(entries) <= ENTRY_LIMIT:
         raise InvalidLabelError(f"{len(entries):,} labels in a batch, wanted 1 to {ENTRY_LIMIT:,}", field="labels")
-    seen: dict[str, str | None] = {}
+    seen: dict[tuple[str, str], str | None] = {}
     for entry in entries:
         check_item_id(entry.item_id)
         check_author(entry.author)
@@ -221,15 +225,20 @@ def _check_entries(found: SetRow, entries: Sequence[Entry]) -> None:
             check_label(entry.label)
         if not (math.isfinite(entry.confidence) and 0 <= entry.confidence <= 1):
             raise InvalidLabelError(f"confidence is {entry.confidence}, wanted 0 to 1", field="labels.confidence")
-        if not found.multi_label and seen.setdefault(entry.item_id, entry.label) != entry.label:
+        if not found.multi_label and seen.setdefault(_said_by(entry), entry.label) != entry.label:
             raise InvalidLabelError(
-                f"item {entry.item_id[:200]!r} has two labels in one request, {seen[entry.item_id]!r} and "
+                f"item {entry.item_id[:200]!r} has two labels in one request, {seen[_said_by(entry)]!r} and "
                 f"{entry.label!r}, and the set {found.name!r} takes one an item",
                 metadata={"item_id": entry.item_id[:200]},
             )
 
 
-def _repeated(db: sqlite3.Connection, set_id: int, request_id: str) -> Batch | None:
+def repeated(db: sqlite3.Connection, set_id: int, request_id: str) -> Batch | None:
+    """Returns the batch that a request made before, or None.
+
+    Raises:
+        InvalidLabelError: the id is too long.
+    """
     if not request_id:
         return None
     if len(request_id) > MAX_REQUEST_ID:

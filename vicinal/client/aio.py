@@ -8,6 +8,9 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from vicinal.client import fewshot as fewshot_calls
+from vicinal.client import label_sets as label_set_calls
+from vicinal.client import labels as label_calls
+from vicinal.client import proposals as proposal_calls
 from vicinal.client import search as search_calls
 from vicinal.client import snapshots as snapshot_calls
 from vicinal.client.call import Call, async_method
@@ -68,6 +71,25 @@ class AsyncClient:
     list_items = async_method(snapshot_calls.list_items)
     classify = async_method(fewshot_calls.classify)
     list_classifiers = async_method(fewshot_calls.list_classifiers)
+    create_label_set = async_method(label_set_calls.create_label_set)
+    get_label_set = async_method(label_set_calls.get_label_set)
+    list_label_sets = async_method(label_set_calls.list_label_sets)
+    delete_label_set = async_method(label_set_calls.delete_label_set)
+    rename_class = async_method(label_set_calls.rename_class)
+    list_batches = async_method(label_set_calls.list_batches)
+    undo_batch = async_method(label_set_calls.undo_batch)
+    redo_batch = async_method(label_set_calls.redo_batch)
+    list_conflicts = async_method(label_set_calls.list_conflicts)
+    put_labels = async_method(label_calls.put_labels)
+    remove_labels = async_method(label_calls.remove_labels)
+    list_labels = async_method(label_calls.list_labels)
+    export_labels = async_method(label_calls.export_labels)
+    import_labels = async_method(label_calls.import_labels)
+    propose = async_method(proposal_calls.propose)
+    list_proposals = async_method(proposal_calls.list_proposals)
+    accept_proposals = async_method(proposal_calls.accept_proposals)
+    reject_proposals = async_method(proposal_calls.reject_proposals)
+    suggest_next = async_method(proposal_calls.suggest_next)
 
     async def call(self, call: Call[T]) -> T:
         """Sends a call, again while the server is UNAVAILABLE and time is left.

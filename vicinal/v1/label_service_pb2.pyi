@@ -193,7 +193,7 @@ class Batch(_message.Message):
     number: _builtins.int
     """Number in the set, from 1; also the version it made."""
     verb: _builtins.str
-    """"put", "remove", "rename", "accept", "import", "undo", "redo" or "delete"."""
+    """"put", "remove", "rename", "accept", "reject", "import", "undo", "redo" or "delete"."""
     author: _builtins.str
     """Who did it."""
     change_count: _builtins.int
@@ -1277,16 +1277,22 @@ class RejectProposalsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REJECTED_COUNT_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     rejected_count: _builtins.int
     """Proposals rejected."""
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """The one batch, undone as one."""
+
     def __init__(
         self,
         *,
         rejected_count: _builtins.int = ...,
+        batch: Global___Batch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rejected_count", b"rejected_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "rejected_count", b"rejected_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

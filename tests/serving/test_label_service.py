@@ -1,0 +1,305 @@
+"""LabelService over a real server: labels, history, proposals, suggestions, files; by both clients."""
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from serving.labels.formats import FORMATS
+from tests.serving.labelled_workspace import CLASSES, item_id, made_workspace, running_server
+from vicinal.client import AsyncClient, Client, Label, ProposalRule
+from vicinal.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    InvalidLabelError,
+    ItemNotFoundError,
+    LabelSetNotFoundError,
+)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    store = made_workspace(tmp_path_factory.mktemp("labels") / "workspace")
+    with running_server(store) as address, Client(address) as client:
+        yield client
+
+
+@pytest.fixture
+def name(client: Client) -> str:
+    name = f"set-{uuid.uuid4().hex[:8]}"
+    client.create_label_set(name)
+    return name
+
+
+def true_label(item: str) -> str:
+    return item.partition("/")[0]
+
+
+def first(count: int, *, author: str = "ann") -> list[Label]:
+    return [Label(item_id=item_id(i), label=CLASSES[i % 4], author=author) for i in range(count)]
+
+
+def test_labels_are_put_listed_and_taken_off(client: Client, name: str) -> None:
+    batch = client.put_labels(name, [*first(3), Label(item_id="gone.png", negative=True, confidence=0.5)])
+    assert (batch.number, batch.verb, batch.change_count, batch.missing_count) == (1, "put", 4, 1)
+    page = client.list_labels(name)
+    assert [one.item_id for one in page.labels] == sorted([*(item_id(i) for i in range(3)), "gone.png"])
+    gone = next(one for one in page.labels if one.item_id == "gone.png")
+    assert (gone.negative, gone.label, gone.source) == (True, "", "human")
+    assert gone.author.startswith("ipv4:127.0.0.1"), "the caller, who gave no author"
+    assert gone.snapshot == "snapshots/000001"
+    assert gone.confidence == pytest.approx(0.5)
+    found = client.get_label_set(name)
+    assert (found.classes, found.negative_count, found.missing_count) == ({"bird": 1, "boat": 1, "shoe": 1}, 1, 1)
+    assert client.remove_labels(name, [Label(item_id="gone.png")], author="bob").change_count == 1
+    assert client.get_label_set(name, version=1).negative_count == 1
+    assert client.get_label_set(name).negative_count == 0
+    assert name in " ".join(one.name for one in client.list_label_sets())
+
+
+def test_pages_stay_on_one_version_while_labels_change(client: Client, name: str) -> None:
+    client.put_labels(name, first(25))
+    page = client.list_labels(name, page_size=10)
+    client.remove_labels(name, [Label(item_id=one.item_id) for one in first(25)])
+    seen = [one.item_id for one in page.labels]
+    while page.next_page_token:
+        page = client.list_labels(name, page_size=10, page_token=page.next_page_token)
+        seen += [one.item_id for one in page.labels]
+    assert seen == sorted(item_id(i) for i in range(25))
+    assert client.list_labels(name).labels == []
+    for token in ("nonsense", "WzFd"):
+        with pytest.raises(InvalidArgumentError, match="page_token"):
+            client.list_labels(name, page_token=token)
+
+
+def test_history_is_undone_and_redone(client: Client, name: str) -> None:
+    client.put_labels(name, first(4))
+    client.rename_class(name, "boat", "ship")
+    assert client.rename_class(name, "bird", "ship").merged
+    undone = client.undo_batch(name, author="ann")
+    assert (undone.verb, undone.target) == ("undo", 3)
+    assert client.get_label_set(name).classes == {"bird": 1, "ship": 1, "shoe": 1, "tree": 1}
+    assert client.redo_batch(name).target == 3
+    assert client.get_label_set(name).classes == {"ship": 2, "shoe": 1, "tree": 1}
+    assert [one.verb for one in client.list_batches(name)] == ["redo", "undo", "rename", "rename", "put"]
+    batch = client.delete_label_set(name)
+    with pytest.raises(LabelSetNotFoundError, match="deleted"):
+        client.list_labels(name)
+    client.undo_batch(name, batch.number)
+    assert len(client.list_labels(name).labels) == 4
+
+
+def test_a_repeated_request_is_one_batch(client: Client, name: str) -> None:
+    numbers = {client.put_labels(name, first(3), request_id="once").number for _ in range(3)}
+    assert numbers == {1}
+
+
+def test_conflicts_are_listed(client: Client, name: str) -> None:
+    client.put_labels(name, first(3, author="ann"))
+    client.put_labels(name, [Label(item_id=item_id(1), label="shoe", author="bob")])
+    (conflict,) = client.list_conflicts(name)
+    assert conflict.item_id == item_id(1)
+    assert [(one.author, one.label) for one in conflict.labels] == [("bob", "shoe"), ("ann", "bird")]
+
+
+def test_a_stored_set_classifies_and_a_new_label_makes_a_new_fit(client: Client, name: str) -> None:
+    client.put_labels(name, [*first(40), Label(item_id="gone.png", label="boat")])
+    found = client.classify([item_id(i) for i in range(100, 140)], support=name)
+    assert found.label_set_version == 1
+    assert (found.classifier.example_count, found.classifier.missing_count) == (40, 1)
+    said = [one.label for one in found.results]  # type: ignore[union-attr]
+    assert np.mean([label == CLASSES[i % 4] for i, label in enumerate(said, 100)]) > 0.95
+    client.rename_class(name, "boat", "ship")
+    again = client.classify([item_id(100)], support=name)
+    assert again.label_set_version == 2
+    assert "ship" in again.results[0].probabilities  # type: ignore[union-attr]
+    pinned = client.classify([item_id(100)], support=(name, 1))
+    assert pinned.label_set_version == 1
+    assert "boat" in pinned.results[0].probabilities  # type: ignore[union-attr]
+    with pytest.raises(LabelSetNotFoundError, match="versions 0 to 2"):
+        client.classify([item_id(100)], support=(name, 9))
+
+
+def test_proposals_are_accepted_by_rule_as_one_batch_and_undone_as_one(client: Client, name: str) -> None:
+    client.put_labels(name, first(40))
+    found = client.propose(name, min_probability=0.6)
+    assert found.candidate_count == 360
+    assert found.proposal_count > 200
+    page = client.list_proposals(name, page_size=50)
+    assert len(page.proposals) == 50
+    probabilities = [one.probability for one in page.proposals]
+    assert probabilities == sorted(probabilities, reverse=True)
+    second = client.list_proposals(name, page_size=50, page_token=page.next_page_token)
+    assert not {one.item_id for one in page.proposals} & {one.item_id for one in second.proposals}
+    assert all(len(one.evidence_item_ids) == 3 for one in page.proposals)
+    labelled = {item_id(i) for i in range(40)}
+    assert all(one.item_id not in labelled for one in page.proposals)
+    batch = client.accept_proposals(name, rule=ProposalRule(label="boat", min_probability=0.7), author="ann")
+    boats = client.list_labels(name, label="boat").labels
+    accepted = [one for one in boats if one.source == "propagated"]
+    assert len(accepted) == batch.change_count > 20
+    assert np.mean([true_label(one.item_id) == "boat" for one in accepted]) > 0.95
+    assert all(one.confidence >= 0.7 for one in accepted)
+    assert {one.label for one in client.list_proposals(name).proposals} >= {"bird", "shoe", "tree"}
+    client.undo_batch(name)
+    assert client.get_label_set(name).classes["boat"] == 10
+
+
+def test_rejected_proposals_do_not_come_back_unless_that_is_undone(client: Client, name: str) -> None:
+    client.put_labels(name, first(40))
+    client.propose(name)
+    best = client.list_proposals(name, page_size=2).proposals
+    rejected = client.reject_proposals(name, [one.item_id for one in best], author="ann")
+    assert (rejected.verb, rejected.change_count) == ("reject", 2)
+    client.propose(name)
+    ids = {one.item_id for one in client.list_proposals(name).proposals}
+    assert not ids & {one.item_id for one in best}
+    client.undo_batch(name, rejected.number)
+    client.propose(name)
+    assert {one.item_id for one in best} <= {one.item_id for one in client.list_proposals(name).proposals}
+
+
+def test_bad_choices_of_proposals_have_one_clear_answer(client: Client, name: str) -> None:
+    with pytest.raises(InvalidLabelError, match="one of the two"):
+        client.accept_proposals(name)
+    with pytest.raises(InvalidLabelError, match="one of the two"):
+        client.reject_proposals(name, ["a"], rule=ProposalRule())
+    with pytest.raises(LabelSetNotFoundError, match="no open proposal"):
+        client.accept_proposals(name, ["a"])
+    with pytest.raises(LabelSetNotFoundError, match="meets the rule"):
+        client.accept_proposals(name, rule=ProposalRule(min_score=0.5))
+    with pytest.raises(InvalidLabelError, match="no labelled item"):
+        client.propose(name)
+    client.put_labels(name, [Label(item_id=item_id(0), label="boat")])
+    with pytest.raises(FailedPreconditionError, match="two classes"):
+        client.propose(name)
+    for options in ({"min_probability": 1.5}, {"proposal_count": -1}):
+        with pytest.raises(InvalidArgumentError, match="wanted"):
+            client.propose(name, **options)  # type: ignore[arg-type]
+
+
+def test_negatives_keep_the_unknown_out_of_proposals(client: Client, name: str) -> None:
+    known = [one for one in first(60) if one.label in {"boat", "bird"}]
+    none = [Label(item_id=one.item_id, negative=True) for one in first(60) if one.label in {"shoe", "tree"}]
+    client.put_labels(name, [*known, *none])
+    client.propose(name, min_probability=0.0)
+    proposed = client.list_proposals(name, page_size=10_000).proposals
+    assert len(proposed) > 140
+    assert np.mean([true_label(one.item_id) in {"boat", "bird"} for one in proposed]) > 0.9
+
+
+@pytest.mark.parametrize("strategy", ["auto", "typical", "k_center", "random"])
+def test_suggestions_are_new_items_and_none_twice(client: Client, name: str, strategy: str) -> None:
+    found = client.suggest_next(name, item_count=8, strategy=strategy)
+    assert len(set(found.item_ids)) == 8
+    assert found.explanation
+    if strategy in {"auto", "typical"}:
+        assert {true_label(one) for one in found.item_ids[:4]} == set(CLASSES), "one of each cluster comes first"
+    client.put_labels(name, [Label(item_id=one, label=true_label(one)) for one in found.item_ids])
+    again = client.suggest_next(name, item_count=8, strategy=strategy)
+    assert not set(found.item_ids) & set(again.item_ids)
+
+
+def test_margin_asks_between_classes(client: Client, name: str) -> None:
+    with pytest.raises(FailedPreconditionError, match="two classes"):
+        client.suggest_next(name, strategy="margin")
+    client.put_labels(name, first(100))
+    assert client.suggest_next(name, strategy="auto").strategy == "margin"
+    found = client.suggest_next(name, item_count=10, strategy="margin")
+    said = client.classify(found.item_ids, support=name).results
+    others = client.classify([item_id(i) for i in range(200, 210)], support=name).results
+    assert np.mean([one.probability for one in said]) < np.mean([one.probability for one in others])  # type: ignore[union-attr]
+    with pytest.raises(InvalidArgumentError, match="did you mean 'margin'"):
+        client.suggest_next(name, strategy="margn")
+    with pytest.raises(InvalidArgumentError, match="1 to 1,000"):
+        client.suggest_next(name, item_count=1001)
+
+
+@pytest.mark.parametrize("file_format", sorted(FORMATS))
+def test_export_and_import_keep_every_label(client: Client, name: str, file_format: str) -> None:
+    awkward = [
+        Label(item_id='a, "b"\n/ü.png', label='say "hi", ok', author="ann"),
+        Label(item_id="n.png", negative=True, author="ann"),
+        Label(item_id="p.png", label="boat", author="ann", source="propagated", confidence=0.25),
+    ]
+    client.put_labels(name, [*first(20), *awkward])
+    content = client.export_labels(name, file_format)
+    copy = f"{name}-copy"
+    client.create_label_set(copy)
+    batch = client.import_labels(copy, file_format, content, author="bob", request_id="i1")
+    assert client.import_labels(copy, file_format, content, request_id="i1").number == batch.number
+    assert (batch.verb, batch.change_count, batch.missing_count) == ("import", 23, 3)
+    before = [(one.item_id, one.label, one.negative) for one in client.list_labels(name).labels]
+    after = client.list_labels(copy).labels
+    assert [(one.item_id, one.label, one.negative) for one in after] == before
+    assert {one.source for one in after} == {"imported"}
+    assert client.export_labels(name, file_format, version=0) is not None
+
+
+def test_a_wrong_file_imports_nothing(client: Client, name: str) -> None:
+    for file_format in sorted(FORMATS):
+        for content in (b"", b"\x00\xff garbage", b"[1, 2", b"a,b\n1,2\n", b'{"images": 3}\n'):
+            with pytest.raises(InvalidLabelError):
+                client.import_labels(name, file_format, content)
+    with pytest.raises(InvalidLabelError, match="two labels"):
+        client.import_labels(name, "csv", b"item_id,label\na,x\na,y\n")
+    with pytest.raises(InvalidLabelError, match="line 3"):
+        client.import_labels(name, "csv", b"item_id,label\na,x\nb,\n")
+    with pytest.raises(InvalidArgumentError, match="did you mean 'csv'"):
+        client.import_labels(name, "cvs", b"")
+    with pytest.raises(InvalidArgumentError, match="unknown format"):
+        client.export_labels(name, "pickle")
+    with pytest.raises(InvalidArgumentError, match="bytes of a file"):
+        client.import_labels(name, "csv", "text")  # type: ignore[arg-type]
+    assert client.list_batches(name) == []
+
+
+def test_bad_requests_have_one_clear_answer(client: Client, name: str) -> None:
+    with pytest.raises(AlreadyExistsError, match=name):
+        client.create_label_set(name)
+    with pytest.raises(InvalidLabelError, match="0 labels"):
+        client.put_labels(name, [])
+    with pytest.raises(InvalidLabelError, match="1 to 256 bytes"):
+        client.put_labels(name, [Label(item_id="a", label="x" * 2**20)])
+    with pytest.raises(
+        ItemNotFoundError, match=r"not in snapshots/000001.*gone\.png.*nothing was"
+    ):
+        client.put_labels(name, [*first(2), Label(item_id="gone.png", label="x")], known_items_only=True)
+    with pytest.raises(InvalidArgumentError, match="negative and has the label"):
+        client.put_labels(name, [Label(item_id="a", label="x", negative=True)])
+    with pytest.raises(InvalidArgumentError, match="human, propagated, imported"):
+        client.put_labels(name, [Label(item_id="a", label="x", source="guess")])
+    with pytest.raises(InvalidArgumentError, match="page_size"):
+        client.list_labels(name, page_size=-1)
+    with pytest.raises(LabelSetNotFoundError, match="did you mean"):
+        client.put_labels(name[:-1], first(1))
+    assert client.list_batches(name) == []
+
+
+def test_two_writers_at_once_lose_nothing(client: Client, name: str) -> None:
+    async def write() -> None:
+        async with AsyncClient(client.address) as other:
+            puts = [
+                other.put_labels(name, [Label(item_id=f"{n}-{i}", label="boat") for i in range(10)], request_id=f"r{n}")
+                for n in range(20)
+            ]
+            await asyncio.gather(*puts)
+
+    asyncio.run(write())
+    assert client.get_label_set(name).classes == {"boat": 200}
+    assert [one.number for one in client.list_batches(name)] == list(range(20, 0, -1))
+
+
+def test_the_asyncio_client_streams_files_too(client: Client, name: str) -> None:
+    client.put_labels(name, first(5))
+
+    async def copy() -> int:
+        async with AsyncClient(client.address) as other:
+            content = await other.export_labels(name, "jsonl")
+            await other.create_label_set(f"{name}-two", multi_label=True)
+            return (await other.import_labels(f"{name}-two", "jsonl", content)).change_count
+
+    assert asyncio.run(copy()) == 5
