@@ -1,9 +1,13 @@
-"""The commands of the server: serve, doctor."""
+"""The commands of the server: serve, keys, doctor."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from serving.access import KeyFile
 
 
 @click.command()
@@ -58,3 +62,47 @@ def serve(
         run_alone(Store(workspace), config, fixed=snapshot, ready_file=ready_file)
         return
     Supervisor(Store(workspace), config, worker_count=worker_count, fixed=snapshot, ready_file=ready_file).run()
+
+
+@click.group()
+@click.option(
+    "--keys-file",
+    type=click.Path(path_type=Path),
+    envvar="VICINAL_SERVE__AUTH__KEYS_FILE",
+    default=Path("keys.json"),
+    show_default=True,
+    help="File of keys (auth.keys_file of the server).",
+)
+@click.pass_context
+def keys(context: click.Context, keys_file: Path) -> None:
+    """Make, list and revoke the API keys of a server."""
+    from serving.access import KeyFile
+
+    context.obj = KeyFile(path=keys_file)
+
+
+@keys.command("add")
+@click.option("--role", type=click.Choice(["reader", "labeler", "admin"]), default="reader", show_default=True)
+@click.option("--note", default="", help="Whose it is.")
+@click.option("--expires-at", default="", metavar="ISO8601", help="Such as 2027-01-31T00:00:00+00:00.")
+@click.pass_obj
+def add_key(key_file: "KeyFile", role: str, note: str, expires_at: str) -> None:
+    """Make a key and print it, this once; the file holds its hash alone."""
+    click.echo(key_file.add(role, note=note, expires_at=expires_at))
+
+
+@keys.command("list")
+@click.pass_obj
+def list_keys(key_file: "KeyFile") -> None:
+    """List the keys; their secrets are not known."""
+    for key in key_file.read().values():
+        click.echo(f"{key.key_id}  {key.role:8}  {key.created_at}  {key.expires_at or 'never expires'}  {key.note}")
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@click.pass_obj
+def revoke_key(key_file: "KeyFile", key_id: str) -> None:
+    """Revoke a key; servers that run notice within a second."""
+    key_file.revoke(key_id)
+    click.echo(f"key {key_id} is revoked")

@@ -82,6 +82,8 @@ class TlsConfig:
     """PEM file of its key."""
     client_ca: str = ""
     """PEM file of the authorities that sign client certificates; set, a client must have one (mutual TLS)."""
+    client_role: str = "reader"
+    """What a client certificate allows where no keys are wanted: ``reader``, ``labeler`` or ``admin``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +197,10 @@ def _check(config: ServeConfig) -> None:
         raise InvalidConfigError(
             f"observe.log_level is {config.observe.log_level!r}, wanted debug, info, warning or error",
             field="observe.log_level",
+        )
+    if tls.client_role not in {"reader", "labeler", "admin"}:
+        raise InvalidConfigError(
+            f"tls.client_role is {tls.client_role!r}, wanted reader, labeler or admin", field="tls.client_role"
         )
     if bool(tls.certificate) != bool(tls.private_key) or (tls.client_ca and not tls.certificate):
         raise InvalidConfigError("tls.certificate and tls.private_key go together; tls.client_ca needs both")

@@ -21,6 +21,7 @@ from serving.context import ServingContext
 from serving.generation import Generation
 from serving.generations import Generations
 from serving.place import Place
+from serving.probe import keep_probing
 from serving.queries import Queries
 from serving.wiring import Context, Gatekeeper, Observer, Wiring, service_handler
 from serving.worker import core_count
@@ -36,6 +37,7 @@ _FILES: tuple[tuple[FileDescriptor, str], ...] = (
     (label_service_pb2.DESCRIPTOR, "serving.servicers.labels:LabelServicer"),
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
+_MEMORY_S = 5.0
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -137,6 +139,9 @@ class Server:
         await server.start()
         await self._set_health(names)
         self._tasks.append(asyncio.create_task(self.generations.watch(poll_s=self.config.listen.swap_poll_s)))
+        self._tasks.append(asyncio.create_task(self._show_memory()))
+        if self.place.number == 0:
+            self._tasks.append(asyncio.create_task(keep_probing(self._context, self.place)))
         return port
 
     def serving(self) -> str:
@@ -192,6 +197,11 @@ class Server:
         names = getattr(self, "_health_names", None)
         if names is not None:
             self._tasks.append(asyncio.get_running_loop().create_task(self._set_health(names)))
+
+    async def _show_memory(self) -> None:
+        while True:
+            self.place.show_memory()
+            await asyncio.sleep(_MEMORY_S)
 
     def _empty(self) -> bool:
         try:

@@ -15,12 +15,13 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from serving.board import Board
 from serving.config import ServeConfig
 from serving.place import Place
 from serving.port import PortGuard
-from serving.worker import Duty, run_worker, write_ready_file
+from serving.worker import Announce, Duty, run_worker, write_ready_file
 from vicinal.errors import InternalError, UnavailableError, VicinalError, by_reason
 from vicinal.store import Store
 
@@ -30,6 +31,7 @@ _LOOK_S = 0.2
 _QUICK_DEATH_S = 5.0
 _LONGEST_PAUSE_S = 10.0
 _KILL_AFTER_S = 5.0
+_METRICS = -1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class _Worker:
     """One worker, as the supervisor sees it."""
 
     number: int
+    """From 0; -1 is the process that serves metrics."""
     pid: int = 0
     ready_fd: int = -1
     heard: bytes = b""
@@ -65,6 +68,9 @@ class Supervisor:
         self._fixed = fixed
         self._ready_file = ready_file
         self._workers = [_Worker(number=number) for number in range(worker_count)]
+        self._worker_count = worker_count
+        if config.observe.metrics_port >= 0:
+            self._workers.append(_Worker(number=_METRICS))
         self._life: tuple[int, int] = (-1, -1)
         self._announced = False
 
@@ -79,7 +85,7 @@ class Supervisor:
         listen = self._config.listen
         with PortGuard(listen.host, listen.port) as guard:
             self._config = replace(self._config, listen=replace(listen, port=guard.port))
-            self._board = Board(len(self._workers), method_names())
+            self._board = Board(self._worker_count, method_names())
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             self._life = os.pipe()
             gc.freeze()
@@ -125,6 +131,8 @@ class Supervisor:
             def announce(_port: int, snapshot: str) -> None:
                 _say(ready_end, {"snapshot": snapshot})
 
+            if number == _METRICS:
+                self._be_metrics(announce)
             run_worker(
                 Duty(
                     store=self._store,
@@ -145,6 +153,16 @@ class Supervisor:
             logging.shutdown()
             sys.stderr.flush()
             os._exit(code)
+
+    def _be_metrics(self, announce: Announce) -> NoReturn:
+        from serving.metrics import start_metrics  # noqa: PLC0415 - the workers do not need it
+
+        observe = self._config.observe
+        port = start_metrics(self._board, self._store, host=observe.metrics_host, port=observe.metrics_port)
+        announce(port, "")
+        # The pipe ends with the supervisor.
+        os.read(self._life[0], 1)
+        os._exit(0)
 
     def _listen(self) -> None:
         by_fd = {worker.ready_fd: worker for worker in self._workers if worker.ready_fd >= 0}
@@ -184,15 +202,16 @@ class Supervisor:
     def _bury(self, worker: _Worker, code: int) -> None:
         self._listen()
         worker.pid = 0
-        slab = self._board.slab(worker.number)
-        slab["live"] = slab["in_flight"] = slab["streams"] = 0
+        if worker.number != _METRICS:
+            slab = self._board.slab(worker.number)
+            slab["live"] = slab["in_flight"] = slab["streams"] = 0
         if not self._announced:
             raise UnavailableError(f"worker {worker.number} ended with code {code} before it answered; see the log")
         quick = time.monotonic() - worker.started_s < _QUICK_DEATH_S
         worker.quick_deaths = worker.quick_deaths + 1 if quick else 0
         pause_s = min(_LONGEST_PAUSE_S, 0.1 * 2.0**worker.quick_deaths) if worker.quick_deaths else 0.0
         worker.again_s = time.monotonic() + pause_s
-        logger.error("worker %d (pid gone) ended with code %d; starting it again in %g s", worker.number, code, pause_s)
+        logger.error("worker %d ended with code %d; starting it again in %g s", worker.number, code, pause_s)
 
     def _announce(self) -> None:
         if self._announced or any(worker.snapshot is None for worker in self._workers):
@@ -204,7 +223,7 @@ class Supervisor:
             snapshot or "nothing yet; run: vicinal publish",
             listen.host,
             listen.port,
-            len(self._workers),
+            self._worker_count,
         )
         write_ready_file(self._ready_file, host=listen.host, port=listen.port, snapshot=snapshot)
 

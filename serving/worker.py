@@ -122,7 +122,11 @@ def install_event_loop() -> None:
 
 
 async def _serve(duty: Duty) -> None:
-    from serving.server import Server  # noqa: PLC0415 - seconds of imports, after the checks of the configuration
+    # Seconds of imports, after the checks of the configuration.
+    from serving.access_log import AccessLog  # noqa: PLC0415
+    from serving.metrics import start_metrics  # noqa: PLC0415
+    from serving.security import make_credentials, make_gatekeeper  # noqa: PLC0415
+    from serving.server import Server  # noqa: PLC0415
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -130,8 +134,18 @@ async def _serve(duty: Duty) -> None:
         loop.add_signal_handler(number, stop.set)
     if duty.life_fd is not None:
         loop.add_reader(duty.life_fd, stop.set)
-    server = Server(duty.store, duty.config, fixed=duty.fixed, place=duty.place)
-    port = await server.start(reuse_port=duty.place is not None)
+    server = Server(
+        duty.store,
+        duty.config,
+        fixed=duty.fixed,
+        place=duty.place,
+        gatekeeper=make_gatekeeper(duty.config),
+        observers=(AccessLog(),) if duty.config.observe.access_log else (),
+    )
+    observe = duty.config.observe
+    if duty.place is None and observe.metrics_port >= 0:
+        start_metrics(server.place.board, duty.store, host=observe.metrics_host, port=observe.metrics_port)
+    port = await server.start(reuse_port=duty.place is not None, credentials=make_credentials(duty.config.tls))
     _enter(server)
     duty.announce(port, server.serving())
     await stop.wait()

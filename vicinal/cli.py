@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "versions": ("index.commands:versions", "List the artifacts of a workspace."),
     "gc": ("index.commands:gc", "Remove old snapshots that nothing uses."),
     "serve": ("serving.commands:serve", "Serve the active snapshot over gRPC."),
+    "keys": ("serving.commands:keys", "Make, list and revoke the API keys of a server."),
     "doctor": ("serving.commands:doctor", "Check machine, workspace and port, and say what is wrong."),
     "query": ("vicinal.client.commands:query", "Find the neighbors of an image or item."),
     "snapshots": ("vicinal.client.commands:snapshots", "List the snapshots of a server, or activate one."),

@@ -1,0 +1,248 @@
+"""Keys, roles, TLS and mutual TLS over real connections."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from click.testing import CliRunner
+
+from serving.access import KeyFile, Role, role_needed
+from serving.commands import keys as keys_command
+from serving.config import load_config
+from serving.security import make_credentials, make_gatekeeper
+from serving.server import method_names
+from tests.serving.conftest import config, running
+from vicinal.client import Client, RetryPolicy, Security
+from vicinal.errors import (
+    InvalidConfigError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+    VicinalError,
+)
+from vicinal.store import Store
+
+ONCE = RetryPolicy(attempt_count=1)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> KeyFile:
+    return KeyFile(path=tmp_path / "keys.json")
+
+
+@pytest.fixture
+def keyed(vector_store: Store, key_file: KeyFile) -> Iterator[tuple[str, dict[str, str]]]:
+    """A server that wants keys, and one key of each role."""
+    texts = {role.name.lower(): key_file.add(role.name.lower(), note="test") for role in Role}
+    settings = config(f"auth.keys_file={key_file.path}")
+    with running(vector_store, settings, gatekeeper=make_gatekeeper(settings)) as (_, address):
+        yield address, texts
+
+
+def connect(address: str, key: str = "") -> Client:
+    return Client(address, security=Security(api_key=key), retry=ONCE)
+
+
+def test_a_key_is_wanted_and_a_wrong_one_refused(keyed: tuple[str, dict[str, str]]) -> None:
+    address, texts = keyed
+    for wrong in ("", "nonsense", "vcl_00000000_x", texts["reader"][:-1], texts["reader"] + "x"):
+        with connect(address, wrong) as client, pytest.raises(UnauthenticatedError):
+            client.search("item-00001")
+    with connect(address, texts["reader"]) as client:
+        assert len(client.search("item-00001")) == 10
+
+
+def test_roles_bound_what_a_key_may_do(keyed: tuple[str, dict[str, str]]) -> None:
+    address, texts = keyed
+    for role in ("reader", "labeler"):
+        with connect(address, texts[role]) as client:
+            assert client.get_active_snapshot().name == "snapshots/000001"
+            with pytest.raises(PermissionDeniedError, match=f"needs the role admin, key .* has {role}"):
+                client.activate_snapshot("snapshots/000099")
+    with connect(address, texts["admin"]) as client, pytest.raises(NotFoundError):
+        client.activate_snapshot("snapshots/000099")
+
+
+def test_keys_are_added_and_revoked_without_a_restart(keyed: tuple[str, dict[str, str]], key_file: KeyFile) -> None:
+    address, texts = keyed
+    added = key_file.add("reader")
+    key_file.revoke(texts["reader"].split("_")[1])
+    outcomes: dict[str, bool] = {}
+    deadline = time.monotonic() + 10
+    while outcomes != {"added": True, "revoked": False} and time.monotonic() < deadline:
+        for name, text in (("added", added), ("revoked", texts["reader"])):
+            with connect(address, text) as client:
+                try:
+                    client.search("item-00001")
+                    outcomes[name] = True
+                except UnauthenticatedError:
+                    outcomes[name] = False
+        time.sleep(0.1)
+    assert outcomes == {"added": True, "revoked": False}
+
+
+def test_a_file_damaged_while_serving_keeps_the_old_keys(keyed: tuple[str, dict[str, str]], key_file: KeyFile) -> None:
+    address, texts = keyed
+    key_file.path.write_text("{", encoding="utf-8")
+    time.sleep(1.1)
+    with connect(address, texts["reader"]) as client:
+        assert len(client.search("item-00001")) == 10
+
+
+def test_the_file_holds_no_secret_and_is_the_owners_alone(key_file: KeyFile) -> None:
+    text = key_file.add("admin")
+    assert text.split("_", 2)[2] not in key_file.path.read_text()
+    assert key_file.path.stat().st_mode & 0o077 == 0
+
+
+def test_an_expired_key_is_refused(vector_store: Store, key_file: KeyFile) -> None:
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    text = key_file.add("reader", expires_at=past)
+    settings = config(f"auth.keys_file={key_file.path}")
+    with (
+        running(vector_store, settings, gatekeeper=make_gatekeeper(settings)) as (_, address),
+        connect(address, text) as client,
+        pytest.raises(UnauthenticatedError, match="expired"),
+    ):
+        client.search("item-00001")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"keys": [{"key_id": "a"}]}', None])
+def test_a_damaged_or_missing_file_is_refused_at_the_start(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "keys.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidConfigError, match="vicinal keys add"):
+        make_gatekeeper(config(f"auth.keys_file={path}"))
+
+
+def test_keys_of_unknown_roles_or_dates_are_not_made(key_file: KeyFile) -> None:
+    with pytest.raises(InvalidConfigError):
+        key_file.add("king")
+    with pytest.raises(InvalidConfigError):
+        key_file.add("reader", expires_at="tomorrow")
+    key_file.add("reader")
+    with pytest.raises(NotFoundError):
+        key_file.revoke("12345678")
+
+
+def test_every_rpc_has_a_role_and_what_is_unknown_needs_an_admin() -> None:
+    needed = {name.rpartition("/")[2]: role_needed(name) for name in method_names()}
+    assert needed["Search"] is needed["StreamSearch"] is needed["Classify"] is needed["ListItems"] is Role.READER
+    assert needed["PutLabels"] is needed["UndoBatch"] is needed["AcceptProposals"] is Role.LABELER
+    assert needed["ActivateSnapshot"] is needed["StartRefresh"] is needed["UpsertItems"] is Role.ADMIN
+    assert needed["DeleteItems"] is needed["CancelOperation"] is Role.ADMIN
+    assert role_needed("/some.Service/Anything") is Role.ADMIN
+
+
+def test_the_keys_command(tmp_path: Path) -> None:
+    path = str(tmp_path / "keys.json")
+    runner = CliRunner()
+    made = runner.invoke(keys_command, ["--keys-file", path, "add", "--role", "labeler", "--note", "ann"])
+    key_id = made.output.split("_")[1]
+    listed = runner.invoke(keys_command, ["--keys-file", path, "list"]).output
+    assert key_id in listed
+    assert "labeler" in listed
+    assert "ann" in listed
+    assert made.output.strip() not in listed
+    runner.invoke(keys_command, ["--keys-file", path, "revoke", key_id])
+    assert json.loads(Path(path).read_text())["keys"] == []
+
+
+class Certificates:
+    """An authority, a server's certificate and a client's, as PEM files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = trustme.CA()
+        self.ca = str(directory / "ca.pem")
+        self.authority.cert_pem.write_to_path(self.ca)
+        self.server = self.issue(directory / "server", "localhost", "127.0.0.1")
+        self.client = self.issue(directory / "client", "ann@example.org", common_name="ann")
+
+    def issue(self, stem: Path, *names: str, common_name: str | None = None) -> tuple[str, str]:
+        leaf = self.authority.issue_cert(*names, common_name=common_name)
+        certificate, private_key = f"{stem}.pem", f"{stem}.key"
+        with Path(certificate).open("wb") as stream:
+            stream.writelines(blob.bytes() for blob in leaf.cert_chain_pems)
+        leaf.private_key_pem.write_to_path(private_key)
+        return certificate, private_key
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+def test_tls_is_checked_and_plain_text_refused(vector_store: Store, certificates: Certificates) -> None:
+    certificate, private_key = certificates.server
+    settings = config(f"tls.certificate={certificate}", f"tls.private_key={private_key}")
+    with running(vector_store, settings, credentials=make_credentials(settings.tls)) as (_, address):
+        with Client(address, security=Security(ca=certificates.ca)) as client:
+            assert len(client.search("item-00001")) == 10
+        for security in (Security(), Security(tls=True)):
+            with Client(address, security=security, retry=ONCE) as client, pytest.raises(UnavailableError):
+                client.search("item-00001", timeout_s=5)
+
+
+def test_mutual_tls_wants_a_certificate_and_gives_its_role(vector_store: Store, certificates: Certificates) -> None:
+    certificate, private_key = certificates.server
+    settings = config(
+        f"tls.certificate={certificate}", f"tls.private_key={private_key}", f"tls.client_ca={certificates.ca}"
+    )
+    gate = make_gatekeeper(settings)
+    mine, my_key = certificates.client
+    with running(vector_store, settings, credentials=make_credentials(settings.tls), gatekeeper=gate) as (_, address):
+        known = Security(ca=certificates.ca, certificate=mine, private_key=my_key)
+        with Client(address, security=known) as client:
+            assert len(client.search("item-00001")) == 10
+            with pytest.raises(PermissionDeniedError, match="certificate 'ann' has reader"):
+                client.activate_snapshot("snapshots/000001")
+        unknown = Security(ca=certificates.ca)
+        with Client(address, security=unknown, retry=ONCE) as client, pytest.raises(UnavailableError):
+            client.search("item-00001", timeout_s=5)
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(
+    vector_store: Store, certificates: Certificates, tmp_path: Path
+) -> None:
+    certificate, private_key = certificates.server
+    settings = config(f"tls.certificate={certificate}", f"tls.private_key={private_key}")
+    with running(vector_store, settings, credentials=make_credentials(settings.tls)) as (_, address):
+        with Client(address, security=Security(ca=certificates.ca)) as client:
+            client.search("item-00001")
+        other = Certificates(tmp_path)
+        with Client(address, security=Security(ca=other.ca)) as client:
+            assert len(client.search("item-00001")) == 10
+
+
+def test_files_that_are_no_certificates_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.pem"
+    text.write_text("hello", encoding="utf-8")
+    for words in ([f"tls.certificate={tmp_path / 'none'}"], [f"tls.certificate={text}"]):
+        settings = load_config(None, assignments=[*words, f"tls.private_key={text}"])
+        with pytest.raises(InvalidConfigError):
+            make_credentials(settings.tls)
+    assert make_credentials(load_config(None).tls) is None
+
+
+def test_off_loopback_wants_tls_and_keys(tmp_path: Path) -> None:
+    tls = ["tls.certificate=a", "tls.private_key=b"]
+    for words in (["listen.host=0.0.0.0"], ["listen.host=10.0.0.1", *tls], ["listen.host=::", "auth.keys_file=k"]):
+        with pytest.raises(InvalidConfigError, match="--insecure"):
+            load_config(None, assignments=words)
+    for words in (
+        ["listen.host=0.0.0.0", "listen.insecure=true"],
+        ["listen.host=0.0.0.0", *tls, "auth.keys_file=k"],
+        ["listen.host=0.0.0.0", *tls, "tls.client_ca=c"],
+        ["listen.host=localhost"],
+        ["listen.host=::1"],
+    ):
+        load_config(None, assignments=words)
+    for words in (["tls.certificate=a"], ["tls.client_ca=a"], ["tls.client_role=king"]):
+        with pytest.raises(VicinalError):
+            load_config(None, assignments=words)
