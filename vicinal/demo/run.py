@@ -30,8 +30,8 @@ class Size:
     """Images that are pretrained on and indexed first."""
     test_count: int
     """New images that the refresh takes in; never trained on."""
-    minutes: float
-    """Budget of the pretraining."""
+    budget: tuple[str, str]
+    """Budget of the pretraining; steps where every run should be the same run."""
     scratch_draws: int
     """Draws of 10 labels a class for the few-shot comparison."""
     query_count: int
@@ -39,8 +39,8 @@ class Size:
 
 
 SIZES = {
-    "full": Size(train_count=60_000, test_count=10_000, minutes=2.0, scratch_draws=3, query_count=2_000),
-    "small": Size(train_count=3_000, test_count=500, minutes=0.2, scratch_draws=1, query_count=200),
+    "full": Size(train_count=60_000, test_count=10_000, budget=("--minutes", "2"), scratch_draws=3, query_count=2_000),
+    "small": Size(train_count=3_000, test_count=500, budget=("--steps", "60"), scratch_draws=1, query_count=200),
 }
 
 
@@ -91,7 +91,7 @@ def run(steps: Steps, images: Images, size: Size, *, seed: int, folder: Path) ->
     found = Findings()
     old = f"{images.folder}?split=train&limit={size.train_count}"
     new = f"{images.folder}?split=test&limit={size.test_count}"
-    found.pretrain = steps.run("pretrain", "pretrain", old, "--minutes", str(size.minutes), "--seed", str(seed))
+    found.pretrain = steps.run("pretrain", "pretrain", old, *size.budget, "--seed", str(seed))
     found.embed = steps.run("embed", "embed", old)
     found.build = steps.run("build", "build")
     steps.run("publish", "publish")
