@@ -8,9 +8,11 @@ from typing import Any
 
 from index import kind as kinds
 from index.assemble import collect
+from index.coarse import LEAST_FLOATS, Coarse
 from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT, CurvePoint, effort_for, expected_recall, from_json, to_json
 from index.engine import Engine
 from index.evaluate import measure_curve, perturbed_queries, with_truth
+from index.filter_tuning import tune_candidates
 from index.kind import Source
 from index.snapshot import FORMAT_VERSION
 from vicinal.artifact import Manifest, write_manifest
@@ -23,6 +25,7 @@ from vicinal.types import F32Array, I64Array, JsonObject
 _FLAT_BYTES = 1 << 26
 """Up to 64 MiB of vectors a scan takes milliseconds: exact search is the better index."""
 _QUERY_COUNT = 1000
+_FILTER_QUERY_COUNT = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,7 @@ def build(
             "target_recall": config.recall,
             "measured": {"neighbor_count": RECALL_NEIGHBOR_COUNT, "query_count": config.query_count, "queries": how},
             "reason": reason,
+            "filter_candidates": _prepare_filters(part, extend, config),
             "parent": parent,
             "extended": extend is not None,
             "seed": config.seed,
@@ -132,6 +136,17 @@ def build(
         manifest = write_manifest(staging.path, kind="snapshot", version=FORMAT_VERSION, body=body)
         version = staging.commit()
     return _report(version, manifest)
+
+
+def _prepare_filters(part: Source, extend: Path | None, config: BuildConfig) -> list[tuple[float, int]]:
+    """Writes the lists that filtered search walks, if the corpus is large, and measures how far it must walk."""
+    if part.vectors_ND.size < LEAST_FLOATS:
+        return []
+    before = None if extend is None else Coarse.open(extend)
+    coarse = Coarse.train(part.vectors_ND, seed=config.seed) if before is None else before.extend(part.vectors_ND)
+    coarse.write(part.directory)
+    x_QD = perturbed_queries(part.vectors_ND, metric=part.metric, count=_FILTER_QUERY_COUNT, seed=config.seed)
+    return tune_candidates(x_QD, part.vectors_ND, metric=part.metric, coarse=coarse, seed=config.seed)
 
 
 def _describe(source: Embeddings) -> JsonObject:

@@ -1,12 +1,9 @@
 """Searches one index over one array of vectors: by its kind, or exactly; scores are larger for the closer.
 
-FAISS's distances (smaller for the closer where the metric is L2) and its infinities end here.
+An index gives rows; their scores are always computed from the full vectors, by one routine.
 """
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from index import kind as kinds
 from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT
@@ -43,37 +40,28 @@ class Engine:
         """Whether the kind is exact at every effort."""
         return not self._kind.effort_name
 
-    def search(
-        self, x_QD: F32Array, *, neighbor_count: int, effort: int, selector: Any = None
-    ) -> tuple[I64Array, F32Array]:
+    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> tuple[I64Array, F32Array]:
         """Finds neighbours by the index; there may be fewer than asked for.
 
         Args:
             x_QD: queries that were checked.
             neighbor_count: K, at least 1 and at most the number of items.
             effort: search effort; 0 is exact search.
-            selector: a FAISS IDSelector of the rows that may be returned. Default: all.
 
         Returns:
-            Rows int64 (Q, K), -1 where there is none, and scores float32 (Q, K), best first.
+            Rows int64 (Q, K), -1 where there is none, and scores float32 (Q, K), best first. A pair has the same
+            score, to the last bit, whichever way it was found.
         """
-        if selector is None and (effort == EXACT_EFFORT or self.is_exact):
+        if effort == EXACT_EFFORT or self.is_exact:
             return self.exact(x_QD, neighbor_count=neighbor_count)
         factor, total = self._shortlist_factor, len(self._vectors_ND)
         # The curve was measured for 10 neighbours: a shorter list would not reach its recall.
         fetched = neighbor_count if factor == 1 else min(factor * max(neighbor_count, RECALL_NEIGHBOR_COUNT), total)
-        rows_QK, distances_QK = self._searcher.search(
-            x_QD, neighbor_count=fetched, effort=max(effort, 1), selector=selector
-        )
-        if factor > 1:
-            scores_QK = pair_scores(x_QD, self._vectors_ND, rows_QK, metric=self._metric)
+        rows_QK = self._searcher.search(x_QD, neighbor_count=fetched, effort=effort)
+        scores_QK = pair_scores(x_QD, self._vectors_ND, rows_QK, metric=self._metric)
+        if factor > 1 or not (scores_QK[:, 1:] < scores_QK[:, :-1]).all():
             rows_QK, scores_QK = best_first(rows_QK, scores_QK)
-            return rows_QK[:, :neighbor_count], scores_QK[:, :neighbor_count]
-        scores_QK = -distances_QK if self._metric is Metric.L2 else distances_QK
-        scores_QK[rows_QK < 0] = -np.inf
-        if (scores_QK[:, 1:] == scores_QK[:, :-1]).any():
-            rows_QK, scores_QK = best_first(rows_QK, scores_QK)
-        return rows_QK, scores_QK
+        return rows_QK[:, :neighbor_count], scores_QK[:, :neighbor_count]
 
     def exact(
         self, x_QD: F32Array, *, neighbor_count: int, rows_M: I64Array | None = None

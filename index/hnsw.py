@@ -59,10 +59,8 @@ class GraphSearcher:
         self._index = faiss_index
         self._memory = memory
 
-    def search(
-        self, x_QD: F32Array, *, neighbor_count: int, effort: int, selector: Any = None
-    ) -> tuple[I64Array, F32Array]:
-        """Returns rows and FAISS's distances; see ``Searcher``."""
-        params = self._faiss.SearchParametersHNSW(efSearch=max(effort, neighbor_count), sel=selector)
-        distances_QK, rows_QK = self._index.search(x_QD, neighbor_count, params=params)
-        return rows_QK, distances_QK
+    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> I64Array:
+        """Returns rows; see ``Searcher``."""
+        params = self._faiss.SearchParametersHNSW(efSearch=max(effort, neighbor_count))
+        rows_QK: I64Array = self._index.search(x_QD, neighbor_count, params=params)[1]
+        return rows_QK

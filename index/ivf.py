@@ -190,11 +190,8 @@ class IvfSearcher:
         self._faiss = load_faiss()
         self._index = read_faiss(directory / INDEX_FILE)
 
-    def search(
-        self, x_QD: F32Array, *, neighbor_count: int, effort: int, selector: Any = None
-    ) -> tuple[I64Array, F32Array]:
-        """Returns rows and FAISS's distances; see ``Searcher``."""
-        # A new object each time: FAISS may write into the parameters it is given.
-        params = self._faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), sel=selector)
-        distances_QK, rows_QK = self._index.search(x_QD, neighbor_count, params=params)
-        return rows_QK, distances_QK
+    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> I64Array:
+        """Returns rows; see ``Searcher``."""
+        params = self._faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist))
+        rows_QK: I64Array = self._index.search(x_QD, neighbor_count, params=params)[1]
+        return rows_QK

@@ -30,16 +30,13 @@ class Source:
 class Searcher(Protocol):
     """An opened index; safe for many threads at once."""
 
-    def search(
-        self, x_QD: F32Array, *, neighbor_count: int, effort: int, selector: Any = None
-    ) -> tuple[I64Array, F32Array]:
-        """Returns rows int64 (Q, K), -1 where there is none, and FAISS's distances float32 (Q, K), best first.
+    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> I64Array:
+        """Returns rows int64 (Q, K), -1 where there is none; their order has no meaning.
 
         Args:
             x_QD: queries, float32, C-contiguous, finite.
             neighbor_count: K, at least 1.
             effort: search effort, at least 1; ignored where the kind has none.
-            selector: a FAISS IDSelector that says which rows may be returned. Default: all.
         """
         ...
 

@@ -5,6 +5,7 @@
       vectors.npy                  embeddings float32 (N, D), shared with the embeddings by hard link
       items.arrow items.lookup.npy what is known of each row
       index.faiss                  the index, absent for flat
+      coarse.npy coarse_lists.npy  lists that filtered search walks, absent for small corpora
       encoder/                     the encoder that made the embeddings, where there is one
 
 The sentinels of an index, -1 and inf, end here.
@@ -12,15 +13,21 @@ The sentinels of an index, -1 and inf, end here.
 
 import fcntl
 import functools
+import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 
+from index.coarse import Coarse
 from index.curve import EXACT_EFFORT, CurvePoint, effort_for, expected_recall, from_json
 from index.engine import Engine
+from index.filters import Columns, Filter, matching
 from index.kind import VECTORS_FILE
+from index.selection import Selection
 from index.storage import map_vectors
+from index.unwanted import numbers_of
 from vicinal.artifact import MANIFEST, Manifest, read_manifest
 from vicinal.errors import (
     CorruptArtifactError,
@@ -35,6 +42,7 @@ from vicinal.types import F32Array, I64Array, Metric, Neighbors
 FORMAT_VERSION = 1
 ENCODER_DIRECTORY = "encoder"
 _SCAN_SHARE = 4
+_REMEMBERED_SELECTIONS = 8
 _LARGEST_NORM = 1e15
 """Longest vector taken where the metric does not divide by it: its square is far from float32's end."""
 
@@ -59,7 +67,11 @@ class Snapshot:
         self.items = ItemTable(path)
         encoder = path / ENCODER_DIRECTORY
         self.encoder_path: Path | None = encoder if encoder.is_dir() else None
+        self.filter_candidates = tuple((float(share), int(count)) for share, count in body["filter_candidates"])
         self._held: IO[bytes] | None = held
+        self._coarse = Coarse.open(path)
+        self._selections: OrderedDict[Filter, Selection] = OrderedDict()
+        self._selections_lock = threading.Lock()
         if not self.vectors_ND.shape == (self.count, self.dimension) or len(self.items) != self.count:
             raise CorruptArtifactError(f"{path} holds {self.vectors_ND.shape} vectors and {len(self.items)} items")
         self._engine = Engine(path, kind=self.kind, params=self.params, metric=self.metric, vectors_ND=self.vectors_ND)
@@ -134,19 +146,16 @@ class Snapshot:
             x_QD = np.ascontiguousarray(x_QD / norms_Q[:, None], dtype=np.float32)
         return x_QD
 
-    def search(
-        self, x_QD: F32Array, *, neighbor_count: int, effort: int | None = None, selector: Any = None
-    ) -> Neighbors:
+    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int | None = None) -> Neighbors:
         """Finds the nearest items of each query.
 
         Args:
             x_QD: query vectors (Q, D).
-            neighbor_count: neighbours wanted of each, at least 1; fewer come back where there are fewer items.
+            neighbor_count: neighbours wanted of each, at least 1.
             effort: search effort, at least 1; 0 is exact search. Default: the snapshot's own.
-            selector: a FAISS IDSelector of the rows that may be returned; then fewer may come back. Default: all.
 
         Returns:
-            The neighbours, best first; without a selector always min(neighbor_count, items).
+            min(neighbor_count, items) neighbours of each query, best first.
 
         Raises:
             InvalidArgumentError: neighbor_count or effort is out of range.
@@ -157,18 +166,13 @@ class Snapshot:
         effort = self.default_effort if effort is None else effort
         if effort < 0:
             raise InvalidArgumentError(f"effort is {effort}, wanted at least 1", field="options.effort")
-        if selector is None and self.is_exact(count, effort):
-            effort = EXACT_EFFORT
-        rows_QK, scores_QK = self._engine.search(
-            x_QD, neighbor_count=count, effort=min(effort, self.count), selector=selector
-        )
-        counts_Q = (rows_QK >= 0).sum(axis=1)
-        if selector is None and (counts_Q < count).any():
+        effort = EXACT_EFFORT if self.is_exact(count, effort) else min(effort, self.count)
+        rows_QK, scores_QK = self._engine.search(x_QD, neighbor_count=count, effort=effort)
+        short_Q = np.flatnonzero((rows_QK < 0).any(axis=1))
+        if len(short_Q):
             # Too few lists probed, or a part of the graph that cannot be reached.
-            short_Q = np.flatnonzero(counts_Q < count)
             rows_QK[short_Q], scores_QK[short_Q] = self._engine.exact(x_QD[short_Q], neighbor_count=count)
-            counts_Q[:] = count
-        return Neighbors(rows_QK=np.maximum(rows_QK, 0), scores_QK=scores_QK, counts_Q=counts_Q)
+        return Neighbors(rows_QK=rows_QK, scores_QK=scores_QK, counts_Q=np.full(len(x_QD), count, np.int64))
 
     def exact(self, x_QD: F32Array, *, neighbor_count: int, rows_N: I64Array | None = None) -> Neighbors:
         """Finds the nearest items of each query by comparing it with all of them, or with some.
@@ -215,12 +219,35 @@ class Snapshot:
         # An index that returns a good part of the items does more work than a scan.
         return effort == EXACT_EFFORT or self._engine.is_exact or neighbor_count * _SCAN_SHARE >= self.count
 
+    def select(self, where: Filter, *, columns: Columns | None = None) -> Selection:
+        """Returns the items that match a filter, ready to be searched; the last few are remembered.
+
+        Args:
+            where: the filter.
+            columns: further columns of N values by name, such as ``labels.NAME``; with them nothing is remembered.
+
+        Raises:
+            NotFoundError: no such column.
+            InvalidArgumentError: see ``index.filters.matching``.
+        """
+        with self._selections_lock:
+            known = None if columns else self._selections.get(where)
+            if known is not None:
+                self._selections.move_to_end(where)
+                return known
+        mask_N = matching(where, self.items, columns=columns)
+        selection = Selection(mask_N, vectors_ND=self.vectors_ND, metric=self.metric, coarse=self._coarse)
+        if not columns:
+            with self._selections_lock:
+                self._selections[where] = selection
+                while len(self._selections) > _REMEMBERED_SELECTIONS:
+                    self._selections.popitem(last=False)
+        return selection
+
     @functools.cached_property
     def content_numbers(self) -> I64Array:
         """A number for the content of each item, int64 (N,): equal for items with identical bytes."""
-        encoded = self.items.column("digest").combine_chunks().dictionary_encode()
-        numbers_N: I64Array = np.asarray(encoded.indices, dtype=np.int64)
-        return numbers_N
+        return numbers_of(self.items.column("digest"))
 
     def _check_count(self, neighbor_count: int) -> int:
         if neighbor_count < 1:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from index import kind as kinds
-from index.blas import load_faiss
 from index.build import BuildConfig, build
 from index.snapshot import Snapshot
 from tests.index.made_vectors import clustered, put_embeddings
@@ -127,17 +126,6 @@ def test_huge_vectors_are_scaled_under_cosine_and_refused_elsewhere(case: Case) 
     else:
         with pytest.raises(InvalidVectorError, match="longer"):
             case.snapshot.search(huge_QD, neighbor_count=5)
-
-
-def test_a_selector_is_obeyed(case: Case) -> None:
-    faiss = load_faiss()
-    rows = np.arange(0, COUNT, 3)
-    found = case.snapshot.search(
-        case.held_out_QD, neighbor_count=5, effort=64, selector=faiss.IDSelectorBatch(rows.astype(np.int64))
-    )
-    assert (found.counts_Q > 0).all()
-    for rows_K, count in zip(found.rows_QK, found.counts_Q, strict=True):
-        assert (rows_K[:count] % 3 == 0).all()
 
 
 def test_many_threads_get_the_same_answers(case: Case) -> None:
