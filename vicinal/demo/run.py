@@ -14,6 +14,7 @@ from vicinal.corpus import CorpusItem, open_corpus
 from vicinal.demo.images import CLASSES, Images
 from vicinal.demo.steps import Steps
 from vicinal.demo.traffic import NEIGHBOR_COUNT, Reply, Traffic, count_wrong
+from vicinal.errors import VicinalError
 from vicinal.modalities.image.decode import decode
 from vicinal.modalities.image.preview import SheetRow, Tile, sheet
 from vicinal.types import F32Array, I64Array
@@ -131,6 +132,8 @@ def _search(address: str, x_QD: F32Array) -> dict[str, Any]:
     with Client(address) as client:
         exact = client.batch_search(x_QD, neighbor_count=NEIGHBOR_COUNT, target_recall=1.0)
         for x_D, truth in zip(x_QD, exact.results, strict=True):
+            if isinstance(truth, VicinalError):
+                raise truth
             started = time.perf_counter()
             reply = client.search(x_D, neighbor_count=NEIGHBOR_COUNT)
             latencies.append(time.perf_counter() - started)
@@ -179,15 +182,18 @@ def _classify(address: str, queries: _Labelled, old: str, *, seed: int) -> dict[
         of_class = [item_id for item_id, name in pairs if name == label]
         chosen: I64Array = random.permutation(len(of_class))[:10]
         support += [SupportExample(query=of_class[i], label=label) for i in chosen]
-    right = 0
+    answers: list[str] = []
+    classifier = ""
     started = time.perf_counter()
     with Client(address) as client:
         for i in range(0, len(queries.contents), _BATCH):
             reply = client.classify(queries.contents[i : i + _BATCH], support=support)
-            right += sum(a.label == b for a, b in zip(reply.results, queries.labels[i : i + _BATCH], strict=True))
+            classifier = reply.classifier.name
+            # An image that could not be classified is a wrong answer.
+            answers += ["" if isinstance(result, VicinalError) else result.label for result in reply.results]
     return {
-        "accuracy": right / len(queries.contents),
-        "classifier": reply.classifier.name,
+        "accuracy": float(np.mean(np.array(answers) == np.array(queries.labels))),
+        "classifier": classifier,
         "image_count": len(queries.contents),
         "support_count": len(support),
         "images_per_second": len(queries.contents) / (time.perf_counter() - started),
