@@ -206,3 +206,19 @@ def test_two_members_of_one_name_are_both_listed(tmp_path: Path) -> None:
             archive.addfile(member, io.BytesIO(content))
     with open_corpus(str(path)) as corpus:
         assert [corpus.read(item) for item in corpus] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_processes_that_are_forked_from_one_reader_do_not_disturb_each_other(tmp_path: Path, make) -> None:
+    members = {f"{n:02d}.jpg": os.urandom(50_000) for n in range(60)}
+    with open_corpus(make(tmp_path / ("a.zip" if make is make_zip else "a.tar"), members)) as corpus:
+        items = list(corpus)
+        children = []
+        for _ in range(2):
+            process = os.fork()
+            if process == 0:
+                same = all(corpus.read(item) == members[item.item_id] for item in items)
+                os._exit(0 if same else 1)
+            children.append(process)
+        assert all(corpus.read(item) == members[item.item_id] for item in items)
+        assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children] == [0, 0]

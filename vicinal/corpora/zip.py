@@ -3,11 +3,13 @@
 What a member unpacks to is bounded by ``MAX_ITEM_BYTES`` whatever its header claims.
 """
 
+import os
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 from vicinal.corpus import MAX_ITEM_BYTES, CorpusItem, CorpusSpec, Quarantined
 from vicinal.errors import InvalidCorpusError, InvalidImageError
@@ -24,6 +26,37 @@ def recognises(location: str) -> bool:
     return location.lower().endswith((".zip", ".cbz")) and Path(location).is_file()
 
 
+class _Positional:
+    """A file with a position of its own: read at by threads and forked processes without disturbing each other."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._size = os.fstat(self._descriptor).st_size
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError("a position before the start of the file")
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._size - self._position if size < 0 else size
+        content = os.pread(self._descriptor, max(wanted, 0), self._position)
+        self._position += len(content)
+        return content
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 class Reader:
     """A zip archive of image files."""
 
@@ -32,8 +65,13 @@ class Reader:
 
     def __init__(self, spec: CorpusSpec) -> None:
         try:
-            self._archive = zipfile.ZipFile(spec.location)
+            self._file = _Positional(spec.location)
+        except OSError as error:
+            raise InvalidCorpusError(f"cannot read the archive {spec.location}: {error.strerror}") from error
+        try:
+            self._archive = zipfile.ZipFile(cast("IO[bytes]", self._file))
         except _BROKEN as error:
+            self._file.close()
             raise InvalidCorpusError(
                 f"{spec.location} is not a whole zip archive ({error}); was it cut short while it was copied?"
             ) from error
@@ -86,3 +124,4 @@ class Reader:
     def close(self) -> None:
         """Closes the archive."""
         self._archive.close()
+        self._file.close()
