@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -174,17 +175,20 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
             f"kNN accuracy to beat: raw pixels {100 * watch.history.baselines['pixels']:.1f}%, "
             f"random encoder {100 * watch.history.baselines['random']:.1f}%"
         )
-    trainer = _trainer(config, directory, watch)
     loader = StepLoader(cache.x_NCHW, sampler, first_step=lambda: module.global_step)
     checkpoint = directory / CHECKPOINT
-    trainer.fit(
-        module,
-        train_dataloaders=loader,
-        ckpt_path=checkpoint if resumed and checkpoint.is_file() else None,
-        weights_only=True,
-    )
-    watch.measure_knn(module)
-    watch.save(trainer, module)
+    with warnings.catch_warnings():
+        # Lightning 2.6 meets a deprecation of torch 2.14 in its own code.
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+        trainer = _trainer(config, directory, watch)
+        trainer.fit(
+            module,
+            train_dataloaders=loader,
+            ckpt_path=checkpoint if resumed and checkpoint.is_file() else None,
+            weights_only=True,
+        )
+        watch.measure_knn(module)
+        watch.save(trainer, module)
     version = export(store, directory.name)
     return PretrainResult(
         encoder=version,
@@ -235,7 +239,7 @@ def _trainer(config: PretrainConfig, directory: Path, watch: Watch) -> lightning
         precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
         max_epochs=1,
         min_epochs=0,
-        logger=CSVLogger(directory, name="", version="log"),
+        logger=CSVLogger(directory / "logs", name="", version=f"{len(list(directory.glob('logs/*'))):03d}"),
         callbacks=[watch],
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -2,7 +2,8 @@
 
 "Deep Residual Learning for Image Recognition", arXiv:1512.03385, table 1, basic blocks.
 Differs: width as asked; 3 x 3 stem of stride 1 or 2 and no max-pooling, for images of 28 to 128
-pixels; the last normalisation of each block starts at zero (arXiv:1706.02677, section 5.1).
+pixels. The last normalisation of a block starts at one: starting at zero, as for long supervised
+runs, cost 2.5 points of kNN accuracy in runs of a minute, as the branches never woke up.
 """
 
 import torch
@@ -30,7 +31,6 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(channels_out)
         self.conv2 = Conv2d(channels_out, channels_out, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(channels_out)
-        nn.init.zeros_(self.norm2.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(
