@@ -4,25 +4,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from index.search import SearchOptions, SearchPlan
+from index.search import SearchPlan
 from index.search import search as search_index
 from serving.config import LimitsConfig
 from serving.context import Call
 from serving.generation import Generation
+from serving.options import decode_options, decode_page, next_page_token
 from serving.queries import Queries, check_vectors
 from serving.replies import encode_all, encode_neighbors
 from vicinal.codec import decode_vectors, encode_error
 from vicinal.errors import (
     DimensionMismatchError,
     InvalidArgumentError,
-    UnimplementedError,
     VicinalError,
 )
 from vicinal.types import F32Array, I64Array
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
-
-_MAX_EXCLUDED = 10_000
 
 
 class Searcher:
@@ -48,7 +46,8 @@ class Searcher:
         Raises:
             VicinalError: of the class that says what was wrong.
         """
-        options = self.options(request.options, query_count=1)
+        page = decode_page(request.options.page_token, snapshot="").page if request.options.page_token else None
+        options = decode_options(request.options, limits=self._limits, query_count=1, page=page)
         resolved = self._queries.resolve(generation, [request.query], call)
         resolved.raise_first()
         call.check()
@@ -61,7 +60,12 @@ class Searcher:
             found.scores_QK[0, :count],
             full=request.options.item_view == types_pb2.ITEM_VIEW_FULL,
         )
-        return pb.SearchResponse(neighbors=neighbors, snapshot=generation.ref_message, plan=encode_plan(plan))
+        return pb.SearchResponse(
+            neighbors=neighbors,
+            snapshot=generation.ref_message,
+            plan=encode_plan(plan),
+            next_page_token=next_page_token(found, options, snapshot=generation.ref.name),
+        )
 
     def batch(self, generation: Generation, request: pb.BatchSearchRequest, call: Call) -> pb.BatchSearchResponse:
         """Answers BatchSearch.
@@ -77,7 +81,7 @@ class Searcher:
         if request.options.page_token:
             raise InvalidArgumentError("BatchSearch has no pages; use Search", field="options.page_token")
         x_QD, errors, own_rows_Q = self._batch_vectors(generation, request, call)
-        options = self.options(request.options, query_count=len(x_QD))
+        options = decode_options(request.options, limits=self._limits, query_count=len(x_QD))
         good_Q = np.flatnonzero([error is None for error in errors])
         rows_Q = None if request.options.include_query_item or own_rows_Q is None else own_rows_Q[good_Q]
         call.check()
@@ -96,43 +100,6 @@ class Searcher:
             else:
                 reply.results.append(pb.SearchResult(neighbors=next(encoded)))
         return reply
-
-    def options(self, message: types_pb2.SearchOptions, *, query_count: int) -> SearchOptions:
-        """Returns the options of a request, checked against the limits.
-
-        Args:
-            message: the options.
-            query_count: queries that they are for.
-
-        Raises:
-            InvalidArgumentError: an option is out of range, or two exclude each other.
-        """
-        wanted = message.neighbor_count if message.HasField("neighbor_count") else SearchOptions().neighbor_count
-        limits = self._limits
-        if not 1 <= wanted <= limits.max_neighbor_count:
-            raise InvalidArgumentError(
-                f"neighbor_count is {wanted}, wanted 1 to {limits.max_neighbor_count}", field="options.neighbor_count"
-            )
-        if wanted * query_count > limits.max_reply_neighbors:
-            raise InvalidArgumentError(
-                f"{query_count} queries with {wanted} neighbors each are more than {limits.max_reply_neighbors} "
-                "in one reply; send smaller batches",
-                field="options.neighbor_count",
-            )
-        if len(message.excluded_item_ids) > _MAX_EXCLUDED:
-            raise InvalidArgumentError(
-                f"{len(message.excluded_item_ids)} excluded items, the limit is {_MAX_EXCLUDED}",
-                field="options.excluded_item_ids",
-            )
-        _refuse_unbuilt(message)
-        return SearchOptions(
-            neighbor_count=wanted,
-            effort=message.effort if message.HasField("effort") else None,
-            target_recall=message.target_recall if message.HasField("target_recall") else None,
-            min_score=message.min_score if message.HasField("min_score") else None,
-            excluded_item_ids=tuple(message.excluded_item_ids),
-            exclude_duplicates=message.exclude_duplicates,
-        )
 
     def _batch_vectors(
         self, generation: Generation, request: pb.BatchSearchRequest, call: Call
@@ -163,19 +130,11 @@ class Searcher:
             )
 
 
-def _refuse_unbuilt(message: types_pb2.SearchOptions) -> None:
-    for name in ("filter", "grouping"):
-        if message.HasField(name):
-            raise UnimplementedError(f"this server does not search with options.{name} yet", field=f"options.{name}")
-    if message.page_token:
-        raise UnimplementedError("this server does not search in pages yet", field="options.page_token")
-
-
 def encode_plan(plan: SearchPlan) -> pb.SearchPlan:
     """Encodes how a search was answered."""
     return pb.SearchPlan(
         strategy=plan.strategy,
         effort=plan.effort,
         expected_recall=plan.expected_recall,
-        bridged=getattr(plan, "bridged", False),
+        bridged=plan.bridged,
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from serving.context import Call, ServingContext
 from serving.generation import Generation
+from serving.options import decode_page
 from serving.search import Searcher
 from vicinal.codec import encode_error, encode_vectors
 from vicinal.errors import InvalidArgumentError, VicinalError
@@ -27,7 +28,10 @@ class SearchServicer:
 
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:  # noqa: N802 - the RPC
         """Finds the neighbors of one query."""
-        generation = await self._context.generations.take(request.snapshot)
+        name = request.snapshot
+        if request.options.page_token:
+            name = decode_page(request.options.page_token, snapshot=name).snapshot
+        generation = await self._context.generations.take(name)
         if self._is_quick(generation, request):
             return self._searcher.search(generation, request, call)
         return await self._context.run(self._searcher.search, generation, request, call)

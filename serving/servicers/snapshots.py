@@ -3,14 +3,18 @@
 import logging
 from datetime import UTC, datetime
 
+import numpy as np
+
 from index.curve import CurvePoint, from_json
+from index.filters import Filter
 from index.snapshot import FORMAT_VERSION
 from serving.context import Call, ServingContext
 from serving.generation import Generation
 from serving.items import decode_token, encode_item, encode_token, page_bounds
+from serving.options import decode_filter
 from vicinal.artifact import Manifest, read_manifest
 from vicinal.codec import encode_metric, encode_time, encode_vector
-from vicinal.errors import InvalidArgumentError, NoActiveSnapshotError, UnimplementedError, VicinalError
+from vicinal.errors import InvalidArgumentError, NoActiveSnapshotError, VicinalError
 from vicinal.store import Store
 from vicinal.types import Metric
 from vicinal.v1 import snapshot_service_pb2 as pb
@@ -83,8 +87,6 @@ class SnapshotServicer:
         self, request: pb.ListItemsRequest, call: Call
     ) -> pb.ListItemsResponse:
         """Lists items in the order of the snapshot; a page token stays with the snapshot it began on."""
-        if request.HasField("filter"):
-            raise UnimplementedError("ListItems does not filter yet; filter in Search, or list all")
         size = page_bounds(request.page_size, default=1000, largest=10_000)
         name, row = request.snapshot, 0
         if request.page_token:
@@ -93,19 +95,22 @@ class SnapshotServicer:
             if row < 0 or request.snapshot not in {"", name}:
                 raise InvalidArgumentError("page_token is of another snapshot; start without one", field="page_token")
         generation = await self._context.generations.take(name)
-        return await self._context.run(_items, generation, call, start=row, size=size)
+        where = decode_filter(request.filter) if request.HasField("filter") else None
+        return await self._context.run(_items, generation, where, call, start=row, size=size)
 
 
-def _items(generation: Generation, call: Call, *, start: int, size: int) -> pb.ListItemsResponse:
+def _items(generation: Generation, where: Filter | None, call: Call, *, start: int, size: int) -> pb.ListItemsResponse:
     items = generation.snapshot.items
+    matching_N = np.arange(items.count) if where is None else generation.snapshot.select(where).rows_M
+    begin = int(np.searchsorted(matching_N, start))
+    rows = matching_N[begin : begin + size].tolist()
     reply = pb.ListItemsResponse(snapshot=generation.ref_message)
-    end = min(start + size, items.count)
-    for row in range(start, end):
-        if row % 256 == 0:
+    for place, row in enumerate(rows):
+        if place % 256 == 0:
             call.check()
         reply.items.append(encode_item(items.item(row)))
-    if end < items.count:
-        reply.next_page_token = encode_token("items", {"snapshot": generation.ref.name, "row": end})
+    if begin + size < len(matching_N):
+        reply.next_page_token = encode_token("items", {"snapshot": generation.ref.name, "row": rows[-1] + 1})
     return reply
 
 

@@ -6,6 +6,7 @@ import pytest
 from index.snapshot import Snapshot
 from tests.serving.conftest import DIMENSION, make_vectors
 from tests.serving.images import huge_png_header, make_png
+from vicinal import codec
 from vicinal.client import Client
 from vicinal.errors import (
     DimensionMismatchError,
@@ -14,8 +15,8 @@ from vicinal.errors import (
     InvalidVectorError,
     ItemNotFoundError,
     NoEncoderError,
+    NotFoundError,
     SnapshotNotFoundError,
-    UnimplementedError,
     VicinalError,
 )
 from vicinal.store import Store
@@ -206,7 +207,76 @@ def test_embed_gives_a_row_or_an_error_for_each_image(image_client: Client) -> N
         image_client.embed([b"x"] * 257)
 
 
-def test_what_is_not_built_answers_unimplemented(client: Client) -> None:
-    filtered = types_pb2.Filter(condition=types_pb2.Condition(column="price"))
-    with pytest.raises(UnimplementedError):
-        client.search("item-00001", filter=filtered)
+def condition(column: str, operator: "types_pb2.Operator.ValueType", *values: object) -> types_pb2.Filter:
+    encoded = [codec.encode_value(value) for value in values]  # type: ignore[arg-type]
+    return types_pb2.Filter(condition=types_pb2.Condition(column=column, operator=operator, values=encoded))
+
+
+def test_filters_and_groups_bound_what_is_returned(client: Client) -> None:
+    cheap = condition("price", types_pb2.OPERATOR_LESS, 10)
+    assert set(client.search("item-00400", neighbor_count=50, filter=cheap).item_ids) == {
+        f"item-{number:05d}" for number in range(10)
+    }
+    others = types_pb2.Filter(none_of=cheap)
+    both = types_pb2.Filter(all_of=types_pb2.FilterList(filters=[cheap, others]))
+    assert len(client.search("item-00400", filter=both)) == 0
+    either = types_pb2.Filter(any_of=types_pb2.FilterList(filters=[cheap, others]))
+    assert client.search("item-00400", filter=either).item_ids == client.search("item-00400").item_ids
+    assert len(client.search("item-00400", group_by="source")) == 1
+    assert len(client.search("item-00400", group_by="source", group_size=4)) == 4
+
+
+def test_wrong_filters_and_groups_are_refused(client: Client) -> None:
+    deep = condition("price", types_pb2.OPERATOR_LESS, 10)
+    for _ in range(40):
+        deep = types_pb2.Filter(none_of=deep)
+    many = types_pb2.Filter(any_of=types_pb2.FilterList(filters=[types_pb2.Filter()] * 1001))
+    wrong = [
+        types_pb2.Filter(),
+        deep,
+        many,
+        condition("price", types_pb2.OPERATOR_UNSPECIFIED, 1),
+        condition("price", types_pb2.OPERATOR_LESS, None),
+        condition("price", types_pb2.OPERATOR_LESS, "text"),
+        condition("price", types_pb2.OPERATOR_LESS),
+    ]
+    for bad in wrong:
+        with pytest.raises(InvalidArgumentError):
+            client.search("item-00001", filter=bad)
+    with pytest.raises(NotFoundError, match="prize"):
+        client.search("item-00001", filter=condition("prize", types_pb2.OPERATOR_LESS, 1))
+    with pytest.raises(VicinalError, match="prize"):
+        client.search("item-00001", group_by="prize")
+    with pytest.raises(InvalidArgumentError):
+        client.search("item-00001", group_by="source", group_size=-1)
+
+
+def test_pages_go_through_everything_once_and_stay_with_their_snapshot(client: Client) -> None:
+    x_D = make_vectors(1, seed=3)[0]
+    whole = client.search(x_D, neighbor_count=500)
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = client.search(x_D, neighbor_count=120, page_token=token)
+        seen += page.item_ids
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == whole.item_ids
+    first = client.search(x_D, neighbor_count=5)
+    for wrong in ("x", client.list_items(page_size=1).next_page_token, first.next_page_token[:-8]):
+        with pytest.raises(InvalidArgumentError, match="page_token"):
+            client.search(x_D, page_token=wrong)
+    with pytest.raises(InvalidArgumentError, match="page_token"):
+        client.search(x_D, page_token=first.next_page_token, snapshot="snapshots/000002")
+    with pytest.raises(InvalidArgumentError, match="no pages"):
+        client.batch_search(make_vectors(2), page_token=first.next_page_token)
+
+
+def test_items_are_listed_by_filter(client: Client) -> None:
+    page = client.list_items(filter=condition("price", types_pb2.OPERATOR_GREATER_OR_EQUAL, 490), page_size=6)
+    rest = client.list_items(
+        filter=condition("price", types_pb2.OPERATOR_GREATER_OR_EQUAL, 490), page_token=page.next_page_token
+    )
+    assert [item.metadata["price"] for item in (*page.items, *rest.items)] == list(range(490, 500))
+    assert rest.next_page_token == ""

@@ -8,6 +8,7 @@ from vicinal.client.search import decode_item
 from vicinal.codec import decode_metric, decode_ref, decode_vector
 from vicinal.types import SnapshotRef
 from vicinal.v1 import snapshot_service_pb2 as pb
+from vicinal.v1 import types_pb2
 
 _SERVICE = "/vicinal.v1.SnapshotService"
 
@@ -100,13 +101,19 @@ def get_item(
 
 
 def list_items(
-    *, page_size: int = 1000, page_token: str = "", snapshot: str = "", timeout_s: float | None = None
+    *,
+    page_size: int = 1000,
+    page_token: str = "",
+    filter: types_pb2.Filter | None = None,  # noqa: A002 - the name in the API
+    snapshot: str = "",
+    timeout_s: float | None = None,
 ) -> Call[ItemPage]:
     """Lists items in the order of the snapshot.
 
     Args:
         page_size: entries a page, 1 to 10,000; larger is cut.
         page_token: from the page before.
+        filter: only items that match; must be the same for every page.
         snapshot: read from this snapshot; empty for the active one.
         timeout_s: seconds to wait for the answer; None takes the client's.
 
@@ -115,7 +122,7 @@ def list_items(
     """
     return Call(
         method=f"{_SERVICE}/ListItems",
-        request=pb.ListItemsRequest(page_size=page_size, page_token=page_token, snapshot=snapshot),
+        request=pb.ListItemsRequest(page_size=page_size, page_token=page_token, filter=filter, snapshot=snapshot),
         response=pb.ListItemsResponse,
         decode=lambda reply: ItemPage(
             items=[decode_item(item) for item in reply.items],
