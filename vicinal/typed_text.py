@@ -59,6 +59,14 @@ def _kind_of_text(text: str) -> str:
     return "time" if _TIME.match(text) and _time(text) is not None else "string"
 
 
+def plain(value: Any) -> MetadataValue:
+    """Returns a JSON value as a metadata value: what is nested is JSON text, what is not finite is None."""
+    kind = None if isinstance(value, str) else _kind(value)
+    if kind is None:
+        return value if isinstance(value, str) else None
+    return typed(value, kind)
+
+
 def typed(value: Any, kind: str) -> MetadataValue:
     """Returns a value in the type of its column; empty and not finite is None.
 
