@@ -29,7 +29,7 @@ def write_sheet(workspace: Path, found: "SearchResult", *, query: str | bytes, p
         StorageError: the file cannot be written.
     """
     asked = [query] if isinstance(query, str) else []
-    contents = _read(workspace, found.snapshot.name, {*found.item_ids, *asked})
+    contents = read_images(workspace, found.snapshot.name, {*found.item_ids, *asked})
     tiles = [Tile(image=decode(contents[name]), caption=f"{score:.3f}") for name, score in found if name in contents]
     content = query if isinstance(query, bytes) else contents.get(query)
     if content is None or not tiles:
@@ -40,7 +40,8 @@ def write_sheet(workspace: Path, found: "SearchResult", *, query: str | bytes, p
     sheet([SheetRow(query=Tile(image=decode(content), caption=caption), neighbors=tiles)], path)
 
 
-def _read(workspace: Path, snapshot: str, wanted: set[str]) -> dict[str, bytes]:
+def read_images(workspace: Path, snapshot: str, wanted: set[str]) -> dict[str, bytes]:
+    """Returns the encoded images of items by id, as far as the corpora of a snapshot still hold them."""
     place = Store(workspace).path("snapshots", snapshot)
     manifest = read_manifest(place, kind="snapshot", version=2**31, verify=False)
     contents: dict[str, bytes] = {}

@@ -3,11 +3,13 @@
 import numpy as np
 
 from serving.context import Call, ServingContext
-from serving.fewshot import evidence
-from serving.fewshot.encode import encode_classifier, encode_results
-from serving.fewshot.model import FAMILY
+from serving.fewshot import calibrations, evidence, thresholds
+from serving.fewshot.encode import encode_calibration, encode_classifier, encode_evaluation, encode_results
+from serving.fewshot.evaluate import evaluate
+from serving.fewshot.model import FAMILY, FewshotModel, Prediction
 from serving.fewshot.models import Models
 from serving.fewshot.support import at_scale
+from serving.fewshot.thresholds import Target
 from serving.generation import Generation
 from serving.labels.log import shared_log
 from vicinal import plugins
@@ -20,6 +22,11 @@ MAX_EVIDENCE = 100
 _DEFAULT_LEVEL = 0.9
 _DEFAULT_EVIDENCE = 3
 _DEFAULT_CLASSES = 10
+_DEFAULT_DEPTH = 10
+_DEFAULT_TARGETS = (
+    Target(name="best-f1", metric="f1", value=None),
+    Target(name="precise", metric="precision", value=0.99),
+)
 
 
 class FewshotServicer:
@@ -47,6 +54,64 @@ class FewshotServicer:
             ]
         )
 
+    async def Calibrate(self, request: pb.CalibrateRequest, call: Call) -> pb.CalibrateResponse:  # noqa: N802
+        """Fits thresholds for named targets and keeps them."""
+        generation = self._context.generations.current()
+        return await self._context.run(self._calibrate, generation, request, call)
+
+    async def Evaluate(self, request: pb.EvaluateRequest, call: Call) -> pb.EvaluateResponse:  # noqa: N802
+        """Measures a label set."""
+        generation = self._context.generations.current()
+        return await self._context.run(self._evaluate, generation, request, call)
+
+    def _calibrate(self, generation: Generation, request: pb.CalibrateRequest, call: Call) -> pb.CalibrateResponse:
+        support = self.models.support(generation, request.support, call)
+        targets = [
+            Target(name=one.name, metric=one.metric, value=one.value if one.HasField("value") else None)
+            for one in request.targets
+        ] or list(_DEFAULT_TARGETS)
+        found, curve = thresholds.fit(support, targets, metric=generation.snapshot.metric)
+        made = calibrations.make(
+            request.name,
+            fingerprint=generation.ref.fingerprint,
+            thresholds=found,
+            curve=curve,
+            default_target=request.default_target or targets[0].name,
+        )
+        calibrations.save(self._context.store, made)
+        return pb.CalibrateResponse(calibration=encode_calibration(made))
+
+    def _evaluate(self, generation: Generation, request: pb.EvaluateRequest, call: Call) -> pb.EvaluateResponse:
+        classifier = request.classifier or "auto"
+        fit = self.models.get(generation, request.support, classifier=classifier, call=call)
+        held_out = (
+            self.models.support(generation, request.held_out, call) if request.held_out.WhichOneof("support") else None
+        )
+        found = evaluate(
+            fit.model,
+            held_out,
+            depth=request.depth or _DEFAULT_DEPTH,
+            metric=generation.snapshot.metric,
+            calibration=self._calibration(generation, request.calibration),
+        )
+        reply = encode_evaluation(found, fit.model)
+        reply.snapshot.CopyFrom(generation.ref_message)
+        return reply
+
+    def _calibration(self, generation: Generation, name: str) -> calibrations.Calibration | None:
+        if not name:
+            return None
+        return calibrations.load(self._context.store, name, fingerprint=generation.ref.fingerprint)
+
+    def _limits(
+        self, generation: Generation, name: str, model: FewshotModel, x_QD: F32Array, said: Prediction
+    ) -> tuple[F32Array, F32Array]:
+        calibration = self._calibration(generation, name)
+        if calibration is None:
+            return said.unknown_Q, np.full(said.unknown_Q.shape, model.detector.threshold, np.float32)
+        matches = thresholds.nearest_to(model.support, x_QD, metric=generation.snapshot.metric)
+        return -matches.score_J, -calibration.limits(model.support.classes, matches.said_J)
+
     def _classify(self, generation: Generation, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
         level, evidence_count, class_count = _check(request)
         classifier = request.classifier or "auto"
@@ -62,7 +127,7 @@ class FewshotServicer:
                 said,
                 near=near,
                 class_count=class_count,
-                threshold=fit.model.detector.threshold,
+                limits=self._limits(generation, request.calibration, fit.model, x_QD, said),
                 errors=resolved.errors,
             ),
             classifier=encode_classifier(fit.model),

@@ -14,6 +14,13 @@ from vicinal.client.fewshot import (
     FittedClassifier,
     SupportExample,
 )
+from vicinal.client.fewshot_measures import (
+    Calibration,
+    CalibrationTarget,
+    EvaluateResult,
+    ReliabilityBin,
+    Threshold,
+)
 from vicinal.client.label_results import (
     Label,
     LabelBatch,
@@ -45,12 +52,15 @@ from vicinal.types import SnapshotRef
 __all__ = [
     "AsyncClient",
     "BatchSearchResult",
+    "Calibration",
+    "CalibrationTarget",
     "Classification",
     "ClassifierInfo",
     "ClassifyResult",
     "Client",
     "CurvePoint",
     "EmbedResult",
+    "EvaluateResult",
     "Evidence",
     "FittedClassifier",
     "Item",
@@ -67,6 +77,7 @@ __all__ = [
     "ProposalPage",
     "ProposalRule",
     "ProposeResult",
+    "ReliabilityBin",
     "RetryPolicy",
     "SearchResult",
     "Security",
@@ -75,4 +86,5 @@ __all__ = [
     "SnapshotRef",
     "SuggestResult",
     "SupportExample",
+    "Threshold",
 ]

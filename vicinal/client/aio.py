@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from vicinal.client import fewshot as fewshot_calls
+from vicinal.client import fewshot_measures as measure_calls
 from vicinal.client import label_sets as label_set_calls
 from vicinal.client import labels as label_calls
 from vicinal.client import proposals as proposal_calls
@@ -71,6 +72,8 @@ class AsyncClient:
     list_items = async_method(snapshot_calls.list_items)
     classify = async_method(fewshot_calls.classify)
     list_classifiers = async_method(fewshot_calls.list_classifiers)
+    calibrate = async_method(measure_calls.calibrate)
+    evaluate = async_method(measure_calls.evaluate)
     create_label_set = async_method(label_set_calls.create_label_set)
     get_label_set = async_method(label_set_calls.get_label_set)
     list_label_sets = async_method(label_set_calls.list_label_sets)

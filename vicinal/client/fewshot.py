@@ -110,7 +110,7 @@ class ClassifierInfo:
     """What it does, in a sentence."""
 
 
-SupportLike: TypeAlias = "str | Sequence[SupportExample] | tuple[str, int]"
+SupportLike: TypeAlias = str | Sequence[SupportExample] | tuple[str, int]
 """The name of a stored label set, that name with a version, or labelled examples."""
 
 

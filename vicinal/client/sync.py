@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from vicinal.client import fewshot as fewshot_calls
+from vicinal.client import fewshot_measures as measure_calls
 from vicinal.client import label_sets as label_set_calls
 from vicinal.client import labels as label_calls
 from vicinal.client import proposals as proposal_calls
@@ -75,6 +76,8 @@ class Client:
     list_items = sync_method(snapshot_calls.list_items)
     classify = sync_method(fewshot_calls.classify)
     list_classifiers = sync_method(fewshot_calls.list_classifiers)
+    calibrate = sync_method(measure_calls.calibrate)
+    evaluate = sync_method(measure_calls.evaluate)
     create_label_set = sync_method(label_set_calls.create_label_set)
     get_label_set = sync_method(label_set_calls.get_label_set)
     list_label_sets = sync_method(label_set_calls.list_label_sets)
