@@ -14,16 +14,18 @@ from index.engine import Engine
 from index.evaluate import measure_curve, perturbed_queries, with_truth
 from index.filter_tuning import tune_candidates
 from index.kind import Source
+from index.plots import plot_trials
 from index.snapshot import FORMAT_VERSION
-from vicinal.artifact import Manifest, write_manifest
+from index.tune import Trial, Wishes, choose, reason_for
+from vicinal.artifact import Manifest, storage_guard, write_manifest
 from vicinal.config import to_mapping
 from vicinal.embeddings import Embeddings
 from vicinal.errors import InvalidArgumentError
 from vicinal.store import Store
-from vicinal.types import F32Array, I64Array, JsonObject
+from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
-_FLAT_BYTES = 1 << 26
-"""Up to 64 MiB of vectors a scan takes milliseconds: exact search is the better index."""
+_FLAT_BYTES = 1 << 22
+"""Up to 4 MiB of vectors a scan takes a fraction of a millisecond: nothing is gained by an index."""
 _QUERY_COUNT = 1000
 _FILTER_QUERY_COUNT = 100
 
@@ -38,6 +40,10 @@ class BuildConfig:
     """Parameters of the kind."""
     recall: float = 0.99
     """Recall of the 10 nearest neighbours that the default effort must reach, in (0, 1]."""
+    memory_bytes: int | None = None
+    """``auto`` only: memory of the index with its vectors, at most, in bytes."""
+    latency_ms: float | None = None
+    """``auto`` only: 99th percentile of the latency of one query, at most, in milliseconds."""
     query_count: int = _QUERY_COUNT
     """Queries to measure with, at least 10."""
     seed: int = 0
@@ -68,6 +74,8 @@ class BuildReport:
     """Seconds to build the index, without measuring."""
     reason: str
     """Why this kind."""
+    trials: tuple[Trial, ...] = ()
+    """What was tried, where the kind was chosen by measuring."""
 
 
 def build(
@@ -102,12 +110,12 @@ def build(
     source = Embeddings.open(store.path("embeddings", embeddings), verify=True)
     if source.count == 0:
         raise InvalidArgumentError(f"embeddings/{source.version} hold no items; embed a corpus that has images")
-    name, reason = _choose_kind(config, source)
-    kind = kinds.load(name)
-    params = kinds.make_params(kind, dict(config.params), count=source.count, dimension=source.dimension)
     with store.stage("snapshots") as staging:
         tell("collecting vectors and items")
         vectors_ND = collect(store, source, staging.path)
+        choice = _choose(config, vectors_ND, source.metric, store.root / "work", tell)
+        name, kind = choice.kind, kinds.load(choice.kind)
+        params = kinds.make_params(kind, choice.params, count=source.count, dimension=source.dimension)
         part = Source(directory=staging.path, vectors_ND=vectors_ND, metric=source.metric, seed=config.seed)
         tell(f"{'building' if extend is None else 'extending'} {name}")
         start = time.perf_counter()
@@ -126,7 +134,7 @@ def build(
             "default_effort": EXACT_EFFORT if not kind.effort_name else effort_for(curve, min(config.recall, 0.9999)),
             "target_recall": config.recall,
             "measured": {"neighbor_count": RECALL_NEIGHBOR_COUNT, "query_count": config.query_count, "queries": how},
-            "reason": reason,
+            "reason": choice.reason,
             "filter_candidates": _prepare_filters(part, extend, config),
             "parent": parent,
             "extended": extend is not None,
@@ -135,7 +143,9 @@ def build(
         }
         manifest = write_manifest(staging.path, kind="snapshot", version=FORMAT_VERSION, body=body)
         version = staging.commit()
-    return _report(version, manifest)
+    if choice.chosen is not None:
+        plot_trials(store.root / "reports" / f"build-{version}.png", choice.trials, choice.chosen, recall=config.recall)
+    return _report(version, manifest, choice.trials)
 
 
 def _prepare_filters(part: Source, extend: Path | None, config: BuildConfig) -> list[tuple[float, int]]:
@@ -161,7 +171,7 @@ def _describe(source: Embeddings) -> JsonObject:
     }
 
 
-def _report(version: str, manifest: Manifest) -> BuildReport:
+def _report(version: str, manifest: Manifest, trials: tuple[Trial, ...]) -> BuildReport:
     body = manifest.body
     curve = from_json(body["curve"])
     return BuildReport(
@@ -175,6 +185,7 @@ def _report(version: str, manifest: Manifest) -> BuildReport:
         size_bytes=sum(int(entry["bytes"]) for entry in manifest.files.values()),
         build_s=body["build_s"],
         reason=body["reason"],
+        trials=trials,
     )
 
 
@@ -183,17 +194,37 @@ def _check(config: BuildConfig) -> None:
         raise InvalidArgumentError(f"recall is {config.recall}, wanted above 0 and at most 1", field="recall")
     if config.query_count < 10:
         raise InvalidArgumentError(f"query_count is {config.query_count}, wanted at least 10", field="query_count")
-
-
-def _choose_kind(config: BuildConfig, source: Embeddings) -> tuple[str, str]:
-    if config.kind != "auto":
-        return config.kind, "asked for"
-    if config.params:
+    if config.kind == "auto" and config.params:
         raise InvalidArgumentError("index parameters were given without a kind; name one with --kind", field="kind")
-    size = 4 * source.count * source.dimension
-    if size <= _FLAT_BYTES:
-        return "flat", f"{size / 2**20:.0f} MiB of vectors: a scan is fast and exact"
-    return "hnsw", f"{size / 2**20:.0f} MiB of vectors: a graph is the fastest where memory allows"
+    if config.kind != "auto" and (config.memory_bytes is not None or config.latency_ms is not None):
+        raise InvalidArgumentError("memory and latency choose a kind; give them with --kind auto", field="kind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    kind: str
+    params: JsonObject
+    reason: str
+    chosen: Trial | None = None
+    trials: tuple[Trial, ...] = ()
+
+
+def _choose(
+    config: BuildConfig, vectors_ND: F32Array, metric: Metric, work: Path, progress: Callable[[str], None]
+) -> _Choice:
+    if config.kind != "auto":
+        return _Choice(kind=config.kind, params=dict(config.params), reason="asked for")
+    limits = (config.memory_bytes, config.latency_ms)
+    if vectors_ND.nbytes <= _FLAT_BYTES and limits == (None, None):
+        size = vectors_ND.nbytes / 2**20
+        return _Choice(kind="flat", params={}, reason=f"{size:.1f} MiB of vectors: a scan is fast, and exact")
+    with storage_guard(work):
+        work.mkdir(exist_ok=True)
+    wishes = Wishes(recall=config.recall, memory_bytes=config.memory_bytes, latency_ms=config.latency_ms)
+    chosen, trials = choose(vectors_ND, metric=metric, wishes=wishes, seed=config.seed, work=work, progress=progress)
+    return _Choice(
+        kind=chosen.kind, params=chosen.params, reason=reason_for(chosen, trials), chosen=chosen, trials=trials
+    )
 
 
 def _measure(name: str, params: Any, part: Source, config: BuildConfig) -> tuple[tuple[CurvePoint, ...], str]:

@@ -47,6 +47,8 @@ def _params(assignments: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--embeddings", default="latest", show_default=True, help="Version of the embeddings.")
 @click.option("--kind", default="auto", show_default=True, help="Kind of index, or auto: chosen by measuring.")
 @click.option("--recall", type=float, default=0.99, show_default=True, help="Recall@10 that must be reached.")
+@click.option("--memory", metavar="SIZE", help="auto: memory at most, such as 2GiB.")
+@click.option("--latency", metavar="TIME", help="auto: 99th percentile of one query at most, such as 5ms.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of clustering and of the queries.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the kind.")
 def build(
@@ -56,15 +58,25 @@ def build(
     embeddings: str,
     kind: str,
     recall: float,
+    memory: str | None,
+    latency: str | None,
     seed: int,
     assignments: tuple[str, ...],
 ) -> None:
     """Build a snapshot from embeddings, measured against exact search."""
     from index import build as builder
+    from index.quantities import parse_milliseconds, parse_size
     from index.report import print_build
     from vicinal.store import Store
 
-    config = builder.BuildConfig(kind=kind, params=_params(assignments), recall=recall, seed=seed)
+    config = builder.BuildConfig(
+        kind=kind,
+        params=_params(assignments),
+        recall=recall,
+        memory_bytes=None if memory is None else parse_size(memory),
+        latency_ms=None if latency is None else parse_milliseconds(latency),
+        seed=seed,
+    )
     report = builder.build(Store(workspace), embeddings=embeddings, config=config, progress=_tell)
     point = next((p for p in report.curve if p.effort == report.default_effort), None)
     value = {

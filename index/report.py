@@ -10,6 +10,7 @@ from rich.table import Table
 from index.build import BuildReport
 from index.curve import CurvePoint
 from index.publish import PublishReport
+from index.tune import Trial
 from vicinal.artifact import MANIFEST, read_manifest
 from vicinal.errors import NoActiveSnapshotError, VicinalError
 from vicinal.store import FAMILIES, Store
@@ -45,8 +46,30 @@ def print_curve(curve: Sequence[CurvePoint], default_effort: int, *, title: str)
     Console().print(table)
 
 
+def print_trials(trials: Sequence[Trial]) -> None:
+    """Prints what was tried: measured on a sample, carried over to the whole."""
+    table = Table(title="tried on a sample with held-out queries, expected of the whole")
+    for name in ("kind", "effort", "recall@10", "queries/s", "p99 ms", "MiB", "build s", "refused"):
+        table.add_column(name, justify="left" if name in {"kind", "refused"} else "right")
+    for trial in trials:
+        links = trial.params.get("link_count")
+        table.add_row(
+            trial.kind + (f" M={links}" if links else ""),
+            str(trial.effort or "exact"),
+            f"{trial.recall:.4f}",
+            f"{trial.queries_per_second:,.0f}",
+            f"{trial.p99_ms:.2f}",
+            f"{trial.memory_bytes / 2**20:,.0f}",
+            f"{trial.build_s:.1f}",
+            trial.refused,
+        )
+    Console().print(table)
+
+
 def print_build(report: BuildReport) -> None:
     """Prints what was built."""
+    if report.trials:
+        print_trials(report.trials)
     title = f"snapshots/{report.version}: {report.kind}, {report.count:,} items ({report.reason})"
     print_curve(report.curve, report.default_effort, title=title)
     size_mib = report.size_bytes / 2**20

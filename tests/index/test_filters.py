@@ -48,7 +48,7 @@ def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if request.param == "walked":
             patch.setattr(builder, "LEAST_FLOATS", 1)
             patch.setattr("index.selection.GATHER_FLOATS", 1)
-            patch.setattr("index.filter_tuning._LADDER", (100, 200, 400, 800))
+            patch.setattr("index.filter_tuning._LADDER", (100, 200, 400, 800, 1000, 1190))
         report = build(store, config=BuildConfig(kind="hnsw", query_count=50))
         with Snapshot.open(store.path("snapshots", report.version)) as opened:
             yield opened
