@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from vicinal.client.connection import connection_options
 from vicinal.client.fewshot import Classification, ClassifyResult, FittedClassifier
+from vicinal.client.fewshot_measures import CalibrationTarget
 from vicinal.client.label_commands import label
 from vicinal.client.sync import Client
 from vicinal.errors import InvalidArgumentError, VicinalError
@@ -108,6 +110,52 @@ def evaluate_labels(*, client: Client, name: str, plot: Path | None, as_json: bo
     Console().print(table)
     if plot is not None:
         click.echo(f"drawn in {plot}")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("calibration")
+@connection_options
+@click.option("--target", "targets", multiple=True, help="NAME=METRIC or NAME=METRIC:VALUE; the first is the default.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+def calibrate(*, client: Client, name: str, calibration: str, targets: tuple[str, ...], as_json: bool) -> None:
+    """Fit distance thresholds to label set NAME and keep them as CALIBRATION, for `unknown`."""
+    found = client.calibrate(calibration, name, targets=[_target(text) for text in targets])
+    if as_json:
+        value = {
+            "name": found.name,
+            "fingerprint": found.fingerprint,
+            "default_target": found.default_target,
+            "thresholds": [asdict(one) for one in found.thresholds],
+        }
+        click.echo(json.dumps(value))
+        return
+    table = Table("target", "class", "score", "value", "reached", "rejects", title=found.name)
+    for one in found.thresholds:
+        reached = "yes" if one.reached else "no"
+        table.add_row(
+            one.target,
+            one.label or "(all)",
+            f"{one.score:.4f}",
+            f"{one.value:.3f}",
+            reached,
+            f"{one.rejection_rate:.3f}",
+        )
+    Console().print(table)
+
+
+label.add_command(calibrate)
+
+
+def _target(text: str) -> CalibrationTarget:
+    name, _, rest = text.partition("=")
+    metric, _, value = rest.partition(":")
+    if not name or not metric:
+        raise InvalidArgumentError(f"--target {text!r} is not NAME=METRIC or NAME=METRIC:VALUE")
+    try:
+        return CalibrationTarget(name=name, metric=metric, value=float(value) if value else None)
+    except ValueError as error:
+        raise InvalidArgumentError(f"--target {text!r}: {value!r} is not a number") from error
 
 
 def _query(image: str, *, item_id: bool) -> str | bytes:
