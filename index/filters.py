@@ -120,7 +120,7 @@ def _evaluate(where: Filter, items: ItemTable, columns: Columns) -> BoolArray:
 
 
 def _compare(condition: Condition, items: ItemTable, columns: Columns) -> BoolArray:
-    column = _column(condition.column, items, columns)
+    column = find_column(condition.column, items, columns)
     _check_values(condition)
     if condition.operator == "is_null":
         return np.asarray(pc.is_null(column), dtype=np.bool_)
@@ -136,7 +136,12 @@ def _compare(condition: Condition, items: ItemTable, columns: Columns) -> BoolAr
     return np.asarray(pc.fill_null(matched, False), dtype=np.bool_)  # noqa: FBT003 - Arrow's signature
 
 
-def _column(name: str, items: ItemTable, columns: Columns) -> Any:
+def find_column(name: str, items: ItemTable, columns: Columns) -> Any:
+    """Returns a column of the caller or of the table.
+
+    Raises:
+        NotFoundError: no such column; the message suggests one.
+    """
     if name in columns:
         return columns[name]
     known = items.columns

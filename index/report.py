@@ -99,7 +99,7 @@ def refresh_value(report: "RefreshReport") -> JsonObject:
         "changed_count": report.changes.changed_count,
         "moved_count": report.changes.moved_count,
         "vanished_count": report.changes.vanished_count,
-        "reused_count": report.embedded.reused_count,
+        "reused_count": len(report.changes.kept_rows),
         "quarantined_count": report.embedded.quarantined_count,
         "count": built.count if built else None,
         "recall": built.recall if built else None,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.filters import find_column
 from vicinal.errors import InvalidArgumentError
 from vicinal.item_table import ItemTable
 from vicinal.types import BoolArray, I64Array, Neighbors
@@ -76,16 +77,16 @@ class Unwanted:
         """Keeps only the first so many rows of each value of a column.
 
         Raises:
-            InvalidArgumentError: no such column, or a count out of range.
+            NotFoundError: no such column; the message suggests one.
+            InvalidArgumentError: a count out of range.
         """
         if grouping.neighbor_count < 1:
             raise InvalidArgumentError(
                 f"grouping.neighbor_count is {grouping.neighbor_count}, wanted at least 1",
                 field="options.grouping.neighbor_count",
             )
-        column = columns.get(grouping.column)
-        numbers_N = numbers_of(self._items.column(grouping.column) if column is None else column)
-        self.limit_groups(numbers_N, grouping.neighbor_count)
+        column = find_column(grouping.column, self._items, columns)
+        self.limit_groups(numbers_of(column), grouping.neighbor_count)
 
     def keep(self, chosen_q: I64Array, found: Neighbors) -> tuple[BoolArray, BoolArray]:
         """Returns which neighbours are kept, bool (Q, K), and to which queries further ones cannot help, bool (Q,).

@@ -133,7 +133,7 @@ def test_groups_have_at_most_so_many(snapshot: Snapshot) -> None:
         assert max(shops.count(shop) for shop in set(shops)) == 2
     with pytest.raises(InvalidArgumentError, match=r"grouping\.neighbor_count"):
         search(snapshot, snapshot.vectors_ND[:1], SearchOptions(grouping=Grouping(column="shop", neighbor_count=0)))
-    with pytest.raises(InvalidArgumentError, match="no column"):
+    with pytest.raises(NotFoundError, match="did you mean 'shop'"):
         search(snapshot, snapshot.vectors_ND[:1], SearchOptions(grouping=Grouping(column="shops")))
 
 
