@@ -3,10 +3,12 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from index.embed_plan import Plan
 from index.embed_shards import QUARANTINED, DigestIndex, Shard, digests_of_hex, read_quarantine, read_shard
@@ -15,6 +17,8 @@ from vicinal.embeddings import Embeddings, VectorWriter
 from vicinal.errors import CorruptArtifactError
 from vicinal.items import Item, ItemWriter
 from vicinal.types import BoolArray, F32Array, I64Array
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Base:
@@ -25,25 +29,37 @@ class Base:
         self.index = DigestIndex()
         self._digests = embeddings.items.column("digest")
         self._stamps = embeddings.items.column("stamp")
+        self._added_at = embeddings.items.column("added_at").cast(pa.int64())
         start = 0
         for chunk in self._digests.chunks:
             digests_N32 = digests_of_hex([str(digest) for digest in chunk.to_pylist()])
             add_new(self.index, digests_N32, start)
             start += len(digests_N32)
 
-    def digest_of(self, item: CorpusItem) -> bytes | None:
-        """Returns the digest of an item that was embedded under the same id and stamp, else None."""
-        row = self.embeddings.items.find(item.item_id) if item.stamp else None
-        if row is None or self._stamps[row].as_py() != item.stamp:
-            return None
-        return bytes.fromhex(self._digests[row].as_py())
+    def digests_of(self, items: Sequence[CorpusItem]) -> list[bytes | None]:
+        """Returns the digest of each item that was embedded under the same id and stamp, else None."""
+        rows_k = self.embeddings.items.rows([item.item_id for item in items])
+        stamps, digests = self._take(self._stamps, rows_k), self._take(self._digests, rows_k)
+        return [
+            bytes.fromhex(digest) if digest and item.stamp and item.stamp == stamp else None
+            for item, stamp, digest in zip(items, stamps, digests, strict=True)
+        ]
 
-    def added_at(self, item_id: str, digest: str) -> datetime | None:
-        """Returns when this very content was first embedded under this id, if it was."""
-        row = self.embeddings.items.find(item_id)
-        if row is None or self._digests[row].as_py() != digest:
-            return None
-        return self.embeddings.items.item(row).added_at
+    def added_at(self, items: Sequence[CorpusItem], digests: Sequence[str]) -> list[datetime | None]:
+        """Returns when each content was first embedded under that very id, or None."""
+        rows_k = self.embeddings.items.rows([item.item_id for item in items])
+        before = self._take(self._digests, rows_k)
+        micros = self._take(self._added_at, rows_k)
+        return [
+            None if micro is None or digest != old else _EPOCH + timedelta(microseconds=micro)
+            for micro, digest, old in zip(micros, digests, before, strict=True)
+        ]
+
+    @staticmethod
+    def _take(column: "pa.ChunkedArray[Any]", rows_k: I64Array) -> list[Any]:
+        """Returns the values of rows, None for row -1."""
+        there: pa.Int64Array = pa.array(rows_k, pa.int64(), mask=rows_k < 0)
+        return column.take(there).to_pylist()
 
 
 def add_new(index: DigestIndex, digests_N32: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", start: int) -> None:
@@ -127,9 +143,17 @@ class Merger:
         self._reused_count += int(reused_n.sum())
         vectors.append(x_nD)
         add_new(self._written, digests_n32, start)
-        for place, reused, digest in zip(good_n, reused_n, digests_n32, strict=True):
-            corpus, item = rows[place]
-            items.append(self._item(item, self._corpora[corpus].source, digest.tobytes().hex(), reused=bool(reused)))
+        kept = [rows[place] for place in good_n]
+        digests = [digest.tobytes().hex() for digest in digests_n32]
+        times = self._times([item for _, item in kept], digests)
+        for (corpus, item), digest, time in zip(kept, digests, times, strict=True):
+            items.append(self._item(item, source=self._corpora[corpus].source, digest=digest, added_at=time))
+
+    def _times(self, items: Sequence[CorpusItem], digests: Sequence[str]) -> list[datetime]:
+        """Returns the added_at of items: the base's where it has this content under this id."""
+        if self._base is None:
+            return [self._started_at] * len(items)
+        return [time or self._started_at for time in self._base.added_at(items, digests)]
 
     def _vectors(self, shard: Shard, good_n: I64Array, vectors: VectorWriter) -> tuple[F32Array, BoolArray]:
         """Returns the vectors of a shard's good rows, and which of them the base has.
@@ -149,14 +173,14 @@ class Merger:
         assert ((states_n >= 0) | (based_n >= 0) | (written_n >= 0)).all(), "a known content has no vector"
         return x_nD, based_n >= 0
 
-    def _item(self, item: CorpusItem, source: str, digest: str, *, reused: bool) -> Item:
-        before = self._base.added_at(item.item_id, digest) if self._base is not None and reused else None
+    @staticmethod
+    def _item(item: CorpusItem, *, source: str, digest: str, added_at: datetime) -> Item:
         return Item(
             item_id=item.item_id,
             digest=digest,
             source=source,
             path=item.path,
-            added_at=before or self._started_at,
+            added_at=added_at,
             label=item.label,
             metadata=item.metadata,
             stamp=item.stamp,

@@ -78,8 +78,10 @@ class Plan:
     def rows(self, shard: int) -> list[tuple[int, CorpusItem]]:
         """Returns the items of a shard, each with the number of its corpus."""
         first = shard * self.facts.shard_size
-        columns = self._reader.get_batch(shard).to_pylist()
-        return [(row.pop("corpus"), _item(row)) for n, row in enumerate(columns) if first + n not in self._duplicates]
+        columns = self._reader.get_batch(shard).to_pydict()
+        rows = zip(*(columns[name] for name in _NAMES), strict=True)
+        skipped = self._duplicates
+        return [_item(row) for n, row in enumerate(rows) if not skipped or first + n not in skipped]
 
     def refused(self) -> Iterator[Quarantined]:
         """Yields what the scan quarantined, then the rows with the id of an earlier one."""
@@ -92,9 +94,10 @@ class Plan:
             yield Quarantined(item_id=item_id, reason="DUPLICATE_ID", message=message)
 
 
-def _item(row: dict[str, Any]) -> CorpusItem:
-    metadata = {name: _from_json(value) for name, value in json.loads(row.pop("metadata") or "{}").items()}
-    return CorpusItem(metadata=metadata, **row)
+def _item(row: tuple[Any, ...]) -> tuple[int, CorpusItem]:
+    corpus, item_id, path, label, stamp, locator, text = row
+    metadata = {name: _from_json(value) for name, value in json.loads(text).items()} if text else {}
+    return corpus, CorpusItem(item_id=item_id, path=path, label=label, metadata=metadata, stamp=stamp, locator=locator)
 
 
 def _from_json(value: Any) -> MetadataValue:

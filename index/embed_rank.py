@@ -59,6 +59,7 @@ class RankJob:
         self._mine = [number for number in range(plan.shard_count) if rank.takes(number)]
         # What earlier shards of this rank hold; other ranks' contents meet ours in the merge.
         self._seen = DigestIndex()
+        self._version = 0
         self._trust_stamps = True
 
     def run(self, *, batch_size: int, workers: int, trust_stamps: bool, progress: Callable[[Totals], None]) -> Totals:
@@ -78,7 +79,7 @@ class RankJob:
         """
         self._trust_stamps = trust_stamps
         totals = Totals(total=sum(self._plan.size(number) for number in self._mine))
-        waiting = self._resume(totals)
+        waiting = self._pass_by(self._resume(totals), totals)
         progress(totals)
         ahead = ReadAhead(
             self._corpora,
@@ -88,7 +89,7 @@ class RankJob:
             window=2 * batch_size,
         )
         try:
-            loaded = (one for chunk in ahead.stream(self._rows(waiting)) for one in chunk)
+            loaded = self._with_known(ahead.stream(self._rows(waiting)))
             for number in waiting:
                 builder = _ShardBuilder(self._plan.size(number), model=self._model, batch_size=batch_size)
                 shard = self._build(builder, loaded, totals=totals, progress=progress)
@@ -103,13 +104,12 @@ class RankJob:
     def _build(
         self,
         builder: "_ShardBuilder",
-        loaded: Iterator[Loaded],
+        loaded: Iterator[tuple[Loaded, bool]],
         *,
         totals: Totals,
         progress: Callable[[Totals], None],
     ) -> Shard:
-        for place, one in enumerate(itertools.islice(loaded, builder.size)):
-            known = one.digest is not None and bool(self._is_known(_digest_row(one.digest))[0])
+        for place, (one, known) in enumerate(itertools.islice(loaded, builder.size)):
             passed = builder.add(place, one, known=known)
             totals.done += 1
             if passed:
@@ -128,12 +128,52 @@ class RankJob:
             totals.resumed += size
         return []
 
-    def _rows(self, numbers: Sequence[int]) -> Iterator[Row]:
-        use_stamps = self._base is not None and self._trust_stamps
+    def _pass_by(self, numbers: Sequence[int], totals: Totals) -> list[int]:
+        """Finishes the shards in which the base knows every item by its stamp; returns the others."""
+        if self._base is None or not self._trust_stamps:
+            return list(numbers)
+        others: list[int] = []
         for number in numbers:
-            for corpus, item in self._plan.rows(number):
-                digest = self._base.digest_of(item) if use_stamps and self._base is not None else None
+            found = self._base.digests_of([item for _, item in self._plan.rows(number)])
+            digests = [digest for digest in found if digest is not None]
+            if len(digests) < len(found):
+                others.append(number)
+                continue
+            shard = Shard(
+                digests_N32=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES),
+                states_N=np.full(len(digests), KNOWN, np.int32),
+                vectors_UD=np.zeros((0, self._model.dimension), np.float32),
+                quarantine=[],
+            )
+            write_shard(shard_path(self._shards, number), shard)
+            totals.done += len(digests)
+            _count(totals, shard)
+        return others
+
+    def _rows(self, numbers: Sequence[int]) -> Iterator[Row]:
+        for number in numbers:
+            rows = self._plan.rows(number)
+            digests: list[bytes | None] = [None] * len(rows)
+            if self._base is not None and self._trust_stamps:
+                digests = self._base.digests_of([item for _, item in rows])
+            for (corpus, item), digest in zip(rows, digests, strict=True):
                 yield Row(corpus=corpus, item=item, digest=digest)
+
+    def _with_known(self, chunks: Iterator[list[Loaded]]) -> Iterator[tuple[Loaded, bool]]:
+        """Yields each item with whether its content is known, by the base and all shards before its own.
+
+        A chunk may reach into the next shard: what it holds is looked up again when that is begun.
+        """
+        for chunk in chunks:
+            version, known = self._version, self._known_among(chunk)
+            for place, one in enumerate(chunk):
+                if version != self._version:
+                    version, known = self._version, self._known_among(chunk)
+                yield one, bool(known[place])
+
+    def _known_among(self, chunk: Sequence[Loaded]) -> BoolArray:
+        digests = b"".join(one.digest or bytes(DIGEST_BYTES) for one in chunk)
+        return self._is_known(np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES))
 
     def _is_known(self, digests_N32: U8Array) -> BoolArray:
         known_N: BoolArray = self._seen.find(digests_N32) >= 0
@@ -144,6 +184,7 @@ class RankJob:
     def _remember(self, shard: Shard) -> None:
         digests_n32 = shard.digests_N32[shard.states_N >= 0]
         add_new(self._seen, digests_n32, 0)
+        self._version += 1
 
 
 class _ShardBuilder:

@@ -16,6 +16,8 @@ from vicinal.types import BoolArray, U8Array
 CHUNK_ITEMS = 16
 """Items that one task reads and decodes."""
 _BUDGET_BYTES = 256 << 20
+_HELD_BYTES = 8 << 20
+_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,26 +120,41 @@ class ReadAhead:
         self._pool.shutdown(cancel_futures=True)
 
     def _submit(self, chunk: list[Row]) -> Future[list[Loaded]]:
+        if all(row.digest is not None for row in chunk):
+            done: Future[list[Loaded]] = Future()
+            done.set_result([_known(row, row.digest) for row in chunk])
+            return done
         reader = self._readers.get(chunk[0].corpus)
         if reader is None:
             return self._pool.submit(self._load, chunk)
         read = reader.submit(self._read_ahead, chunk[0])
-        return self._pool.submit(lambda: [self._take(chunk[0], read)])
+        return self._pool.submit(self._take, chunk[0], read)
 
     def _read_ahead(self, row: Row) -> bytes | InvalidImageError:
         content = self._read(row)
         self._budget.take(len(content) if isinstance(content, bytes) else 0)
         return content
 
-    def _take(self, row: Row, read: "Future[bytes | InvalidImageError]") -> Loaded:
+    def _take(self, row: Row, read: "Future[bytes | InvalidImageError]") -> list[Loaded]:
         content = read.result()
         try:
-            return self._finish(row, content)
+            return self._finish([(row, content)])
         finally:
             self._budget.give(len(content) if isinstance(content, bytes) else 0)
 
     def _load(self, chunk: list[Row]) -> list[Loaded]:
-        return [self._finish(row, b"" if row.digest is not None else self._read(row)) for row in chunk]
+        """Reads and decodes a chunk, and holds no more than a few encoded images at once."""
+        loaded: list[Loaded] = []
+        held: list[tuple[Row, bytes | InvalidImageError]] = []
+        size = 0
+        for row in chunk:
+            content = b"" if row.digest is not None else self._read(row)
+            held.append((row, content))
+            size += len(content) if isinstance(content, bytes) else 0
+            if size > _HELD_BYTES:
+                loaded += self._finish(held)
+                held, size = [], 0
+        return loaded + self._finish(held)
 
     def _read(self, row: Row) -> bytes | InvalidImageError:
         try:
@@ -145,16 +162,31 @@ class ReadAhead:
         except InvalidImageError as error:
             return error
 
-    def _finish(self, row: Row, content: bytes | InvalidImageError) -> Loaded:
-        if isinstance(content, InvalidImageError):
-            return Loaded(row=row, digest=None, image_CHW=None, error=content)
-        digest = row.digest or hashlib.sha256(content).digest()
-        if row.digest is not None or self._is_known(np.frombuffer(digest, np.uint8)[None])[0]:
-            return Loaded(row=row, digest=digest, image_CHW=None, error=None)
+    def _finish(self, contents: list[tuple[Row, bytes | InvalidImageError]]) -> list[Loaded]:
+        digests = [
+            row.digest or (hashlib.sha256(content).digest() if isinstance(content, bytes) else _NO_DIGEST)
+            for row, content in contents
+        ]
+        known = self._is_known(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, len(_NO_DIGEST)))
+        loaded: list[Loaded] = []
+        for (row, content), digest, is_known in zip(contents, digests, known, strict=True):
+            if isinstance(content, InvalidImageError):
+                loaded.append(Loaded(row=row, digest=None, image_CHW=None, error=content))
+            elif row.digest is not None or is_known:
+                loaded.append(_known(row, digest))
+            else:
+                loaded.append(self._decoded(row, digest, content))
+        return loaded
+
+    def _decoded(self, row: Row, digest: bytes, content: bytes) -> Loaded:
         try:
             return Loaded(row=row, digest=digest, image_CHW=self._decode(content), error=None)
         except InvalidImageError as error:
             return Loaded(row=row, digest=digest, image_CHW=None, error=error)
+
+
+def _known(row: Row, digest: bytes | None) -> Loaded:
+    return Loaded(row=row, digest=digest, image_CHW=None, error=None)
 
 
 def _chunks(rows: Iterable[Row], sequential: Iterable[int]) -> Iterator[list[Row]]:

@@ -55,6 +55,7 @@ def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
     assert write_items(tmp_path, []) == 0
     table = ItemTable(tmp_path)
     assert (table.count, table.find("a"), table.item_ids([])) == (0, None, [])
+    assert (table.rows(["a"]).tolist(), table.rows([]).tolist()) == ([-1], [])
 
 
 def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
@@ -106,6 +107,7 @@ def test_rows_beyond_one_record_batch_are_found(tmp_path: Path, monkeypatch: pyt
     table = ItemTable(tmp_path)
     assert table.item_ids([0, 15, 16, 99]) == ["i0", "i15", "i16", "i99"]
     assert [table.row(f"i{n}") for n in (0, 50, 99)] == [0, 50, 99]
+    assert table.rows(["i99", "i0", "none", "i16"]).tolist() == [99, 0, -1, 16]
     assert table.item(77).metadata == {"n": 77}
 
 
@@ -116,6 +118,7 @@ def test_ids_of_equal_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mo
     write_items(tmp_path, [item("a"), item("b"), item("c")])
     table = ItemTable(tmp_path)
     assert [table.find(name) for name in "abcd"] == [0, 1, 2, None]
+    assert table.rows(["c", "x", "a", "b"]).tolist() == [2, -1, 0, 1]
 
 
 @given(st.sets(st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()), max_size=40))
