@@ -45,22 +45,23 @@ class Admission:
             raise UnavailableError("the server is shutting down; retry on another")
         if self.in_flight >= limits.max_in_flight:
             raise self._refusal(f"{self.in_flight} requests are in flight, the limit is {limits.max_in_flight}")
-        if self._by_client[client] >= limits.max_in_flight_per_client:
+        mine = self._by_client[client] if client else 0
+        if mine >= limits.max_in_flight_per_client:
             raise self._refusal(
-                f"{self._by_client[client]} requests of yours are in flight, "
-                f"the limit for one client is {limits.max_in_flight_per_client}"
+                f"{mine} requests of yours are in flight, the limit for one client is {limits.max_in_flight_per_client}"
             )
         self.in_flight += 1
         self._slab["in_flight"] = self.in_flight
-        self._by_client[client] += 1
+        if client:
+            self._by_client[client] = mine + 1
 
     def leave(self, client: str) -> None:
         """Takes a unary call out."""
         self.in_flight -= 1
         self._slab["in_flight"] = self.in_flight
-        if self._by_client[client] <= 1:
+        if client and self._by_client[client] <= 1:
             del self._by_client[client]
-        else:
+        elif client:
             self._by_client[client] -= 1
 
     def enter_stream(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from index.snapshot import Snapshot
 from serving.config import LimitsConfig
 from serving.generation import Generation
 from vicinal.codec import decode_vector
@@ -204,16 +205,25 @@ def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Arr
         out_D[:] = x_D
         return -1
     if kind == "item_id":
-        if not 1 <= len(query.item_id.encode()) <= _MAX_ID_BYTES:
-            raise InvalidArgumentError(
-                f"an item id has 1 to {_MAX_ID_BYTES} bytes, got {len(query.item_id.encode())}", field="query.item_id"
-            )
-        row = generation.snapshot.items.row(query.item_id)
+        row = row_of(generation.snapshot, query.item_id)
         out_D[:] = generation.snapshot.vectors_ND[row]
         return row
     if kind is None:
         raise InvalidArgumentError("the query is empty; set item_id, content, vector or examples", field="query")
     raise InternalError(f"a query of kind {kind} is resolved elsewhere")
+
+
+def row_of(snapshot: Snapshot, item_id: str) -> int:
+    """Returns the row of the item that a query names.
+
+    Raises:
+        InvalidArgumentError: the id is empty or too long.
+        ItemNotFoundError: no item has it.
+    """
+    size = len(item_id.encode())
+    if not 1 <= size <= _MAX_ID_BYTES:
+        raise InvalidArgumentError(f"an item id has 1 to {_MAX_ID_BYTES} bytes, got {size}", field="query.item_id")
+    return snapshot.items.row(item_id)
 
 
 _Spans = list[tuple[list[int], list[int]] | VicinalError]

@@ -52,11 +52,18 @@ def method_names() -> list[str]:
 
 
 class Anybody:
-    """Lets every caller in; the client is its address."""
+    """Lets every caller in; the client is its address.
+
+    Args:
+        named: whether the address is wanted; else nobody has a name.
+    """
+
+    def __init__(self, *, named: bool) -> None:
+        self._named = named
 
     def admit(self, method: str, context: Context) -> str:  # noqa: ARG002 - the shape of a gatekeeper
         """Returns the address of the caller."""
-        return str(context.peer()).rpartition(":")[0]
+        return str(context.peer()).rpartition(":")[0] if self._named else ""
 
 
 class Server:
@@ -102,9 +109,11 @@ class Server:
             queries=Queries(config.limits),
             pool=self._pool,
         )
+        shared = config.limits.max_in_flight_per_client < config.limits.max_in_flight
         self._wiring = Wiring(
             admission=self.admission,
-            gatekeeper=gatekeeper or Anybody(),
+            gatekeeper=gatekeeper or Anybody(named=bool(observers) or shared),
+            identify=bool(observers),
             observers=(self.place, *observers),
             default_timeout_s=config.limits.default_timeout_s,
             secrets=((str(store.root.resolve()), "WORKSPACE"), (str(store.root), "WORKSPACE")),

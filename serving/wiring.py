@@ -72,6 +72,8 @@ class Wiring:
     """Are told of every call."""
     default_timeout_s: float
     """Deadline of a call that came without one."""
+    identify: bool = False
+    """Whether every call needs its request id, as an access log does; else only failed ones have one."""
     secrets: tuple[tuple[str, str], ...] = ()
     """Texts that no message may hold, and what stands for them, such as the path of the workspace."""
 
@@ -134,17 +136,29 @@ class _Wire:
         self._counter = itertools.count(1)
 
     def unary_unary(self, function: Callable[[Any, Call], Awaitable[Reply]]) -> Any:
-        """Wraps a coroutine that answers one request."""
+        """Wraps a coroutine that answers one request; the way of most calls, so everything is at hand."""
+        wiring, name = self._wiring, self._name
+        admission, admit, observers = wiring.admission, wiring.gatekeeper.admit, wiring.observers
 
         async def handle(raw: bytes, context: Context) -> bytes:
             started_s = time.monotonic()
-            call = self._call(context, started_s)
+            remaining_s = _remaining_s(context)
+            call = self._call(context, started_s, remaining_s)
             try:
-                with self._admitted(call, context):
-                    reply = await self._in_time(function(self._decode(raw), call), context)
+                call.client = admit(name, context)
+                admission.enter(call.client)
+                try:
+                    if remaining_s is not None:
+                        # gRPC itself ends the call at the caller's deadline.
+                        reply = await function(self._decode(raw), call)
+                    else:
+                        reply = await self._in_time(function(self._decode(raw), call))
+                finally:
+                    admission.leave(call.client)
             except BaseException as error:  # noqa: BLE001 - every error is answered or raised again
                 await self._fail(error, call, context, started_s)
-            self._note(call, 0, started_s)
+            for observer in observers:
+                observer.observe(call, 0, time.monotonic() - started_s)
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
         return handle
@@ -154,10 +168,10 @@ class _Wire:
 
         async def handle(raws: AsyncIterator[bytes], context: Context) -> bytes:
             started_s = time.monotonic()
-            call = self._call(context, started_s)
+            call = self._call(context, started_s, _remaining_s(context))
             try:
                 with self._admitted(call, context):
-                    reply = await self._in_time(function(self._decode_all(raws), call), context)
+                    reply = await self._in_time(function(self._decode_all(raws), call))
             except BaseException as error:  # noqa: BLE001 - every error is answered or raised again
                 await self._fail(error, call, context, started_s)
             self._note(call, 0, started_s)
@@ -185,7 +199,7 @@ class _Wire:
 
     async def _stream(self, answer: Callable[[Call], AsyncIterator[Reply]], context: Context) -> AsyncIterator[bytes]:
         started_s = time.monotonic()
-        call = self._call(context, started_s, bounded=False)
+        call = self._call(context, started_s, _remaining_s(context) or float("inf"))
         try:
             with self._admitted(call, context, stream=True):
                 async for reply in answer(call):
@@ -194,13 +208,12 @@ class _Wire:
             await self._fail(error, call, context, started_s)
         self._note(call, 0, started_s)
 
-    def _call(self, context: Context, started_s: float, *, bounded: bool = True) -> Call:
-        remaining_s = _remaining_s(context)
+    def _call(self, context: Context, started_s: float, remaining_s: float | None) -> Call:
         if remaining_s is None:
-            remaining_s = self._wiring.default_timeout_s if bounded else float("inf")
+            remaining_s = self._wiring.default_timeout_s
         return Call(
             method=self._name,
-            request_id=self._request_id(context),
+            request_id=self._request_id(context) if self._wiring.identify else "",
             client="",
             deadline_s=started_s + remaining_s,
         )
@@ -229,10 +242,7 @@ class _Wire:
             else:
                 admission.leave(call.client)
 
-    async def _in_time(self, work: Awaitable[Reply], context: Context) -> Reply:
-        if _remaining_s(context) is not None:
-            # gRPC itself ends the call at the caller's deadline.
-            return await work
+    async def _in_time(self, work: Awaitable[Reply]) -> Reply:
         try:
             return await asyncio.wait_for(work, self._wiring.default_timeout_s)
         except TimeoutError as error:
@@ -257,6 +267,7 @@ class _Wire:
             raise error
         if isinstance(error, CancelledError):
             call.cancelled = True
+        call.request_id = call.request_id or self._request_id(context)
         known = error if isinstance(error, VicinalError) else self._bug(error, call)
         self._note(call, known.code, started_s)
         shown = self._clean(known)

@@ -1,18 +1,22 @@
 """SearchService: Search, BatchSearch, StreamSearch, Embed."""
 
-import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 
 import numpy as np
 
 from serving.context import Call, ServingContext
+from serving.fast import FastPath, is_plain
 from serving.generation import Generation
 from serving.options import decode_page
 from serving.search import Searcher
-from vicinal.codec import encode_error, encode_vectors
-from vicinal.errors import InvalidArgumentError, VicinalError
+from serving.stream import SearchStream
+from vicinal.codec import decode_vectors, encode_error, encode_vectors
+from vicinal.errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
 from vicinal.v1 import search_service_pb2 as pb
+
+_CHEAP = frozenset({"vector", "item_id"})
 
 
 class SearchServicer:
@@ -25,9 +29,14 @@ class SearchServicer:
     def __init__(self, context: ServingContext) -> None:
         self._context = context
         self._searcher = Searcher(context.config.limits, context.queries)
+        self._fast: tuple[Generation | None, FastPath | None] = (None, None)
 
-    async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:  # noqa: N802 - the RPC
+    async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse | bytes:  # noqa: N802 - the RPC
         """Finds the neighbors of one query."""
+        fast = self._fast_path() if not request.snapshot and is_plain(request.options) else None
+        if fast is not None and request.query.WhichOneof("query") in _CHEAP:
+            # Under a millisecond: no thread is worth its switch.
+            return fast.search(request)
         name = request.snapshot
         if request.options.page_token:
             name = decode_page(request.options.page_token, snapshot=name).snapshot
@@ -38,54 +47,59 @@ class SearchServicer:
 
     async def BatchSearch(  # noqa: N802 - the name of the RPC
         self, request: pb.BatchSearchRequest, call: Call
-    ) -> pb.BatchSearchResponse:
+    ) -> pb.BatchSearchResponse | bytes:
         """Finds the neighbors of many queries."""
         generation = await self._context.generations.take(request.snapshot)
-        return await self._context.run(self._searcher.batch, generation, request, call)
+        return await self._context.run(self._batch, generation, request, call)
 
     async def StreamSearch(  # noqa: N802 - the name of the RPC
         self, requests: AsyncIterator[pb.StreamSearchRequest], call: Call
-    ) -> AsyncIterator[pb.StreamSearchResponse]:
+    ) -> AsyncIterator[bytes]:
         """Answers queries as they come; so many at a time that a slow reader slows the sender down."""
-        window = asyncio.Semaphore(self._context.config.limits.stream_window)
-        answers: asyncio.Queue[pb.StreamSearchResponse | None] = asyncio.Queue()
-
-        async def answer(request: pb.StreamSearchRequest) -> None:
-            answers.put_nowait(await self._answer(request, call))
-
-        async def read() -> None:
-            async with asyncio.TaskGroup() as group:
-                async for request in requests:
-                    await window.acquire()
-                    group.create_task(answer(request))
-
-        reader = asyncio.create_task(read())
-        reader.add_done_callback(lambda _: answers.put_nowait(None))
-        try:
-            while (reply := await answers.get()) is not None:
-                yield reply
-                window.release()
-            await reader
-        finally:
-            reader.cancel()
+        stream = SearchStream(
+            search=self.Search, fast_path=self._fast_path, run=self._context.run, limits=self._context.config.limits
+        )
+        async for reply in stream.answers(requests, call):
+            yield reply
 
     async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:  # noqa: N802 - the name of the RPC
         """Embeds images."""
         generation = await self._context.generations.take(request.snapshot)
         return await self._context.run(self._embed, generation, request, call)
 
-    async def _answer(self, request: pb.StreamSearchRequest, call: Call) -> pb.StreamSearchResponse:
-        try:
-            found = await self.Search(request.search, call)
-        except VicinalError as error:
-            return pb.StreamSearchResponse(sequence=request.sequence, error=encode_error(error))
-        return pb.StreamSearchResponse(sequence=request.sequence, search=found)
+    def _fast_path(self) -> FastPath | None:
+        generation = self._context.generations.current()
+        if not generation.quick:
+            return None
+        return self._fast_of(generation)
+
+    def _fast_of(self, generation: Generation) -> FastPath:
+        known, fast = self._fast
+        if fast is None or known is not generation:
+            fast = FastPath(generation, self._context.config.limits)
+            self._fast = (generation, fast)
+        return fast
+
+    def _batch(
+        self, generation: Generation, request: pb.BatchSearchRequest, call: Call
+    ) -> pb.BatchSearchResponse | bytes:
+        vectors, count = request.vectors, len(request.queries)
+        if request.HasField("vectors") and not count and is_plain(request.options):
+            x_QD = decode_vectors(vectors)
+            if 1 <= len(x_QD) <= self._context.config.limits.max_batch_queries:
+                with contextlib.suppress(InvalidVectorError, DimensionMismatchError):
+                    fast = self._fast_of(generation)
+                    found, wanted = fast.vectors(x_QD, request.options)
+                    call.check()
+                    return fast.batch(found, neighbor_count=wanted)
+        # The general path: queries of other forms, further options, and an error for each wrong vector.
+        return self._searcher.batch(generation, request, call)
 
     def _is_quick(self, generation: Generation, request: pb.SearchRequest) -> bool:
         options = request.options
         return (
             generation.quick
-            and request.query.WhichOneof("query") in {"vector", "item_id"}
+            and request.query.WhichOneof("query") in _CHEAP
             and not (options.HasField("effort") or options.HasField("target_recall") or options.HasField("filter"))
             and options.neighbor_count <= 100
         )
