@@ -22,6 +22,7 @@ from index.embed_launch import Rank, hold_rank, rank_of, wait_for_shards
 from index.embed_merge import Base, Merger, shard_path
 from index.embed_plan import Plan, make_plan
 from index.embed_rank import RankJob, Totals
+from index.embed_salvage import Salvage
 from vicinal.artifact import canonical_digest, storage_guard
 from vicinal.corpus import Corpus, open_corpora, parse_spec
 from vicinal.embeddings import Embeddings, EmbeddingsInfo, finish, write_quarantine
@@ -172,7 +173,16 @@ class _Job:
         shards = self.directory / f"shards-{plan.facts.digest[:16]}"
         with storage_guard(shards):
             shards.mkdir(exist_ok=True)
-        job = RankJob(plan, shards, corpora=self._corpora, model=self._model, base=self._base, rank=self._rank)
+        salvage = Salvage(self.directory, current=shards.name, dimension=self._model.dimension)
+        job = RankJob(
+            plan,
+            shards,
+            corpora=self._corpora,
+            model=self._model,
+            base=self._base,
+            rank=self._rank,
+            salvage=salvage,
+        )
         totals = job.run(
             batch_size=self._batch_size,
             workers=options.workers or self._workers(),

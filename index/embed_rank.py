@@ -12,6 +12,7 @@ from index.embed_launch import Rank
 from index.embed_merge import Base, add_new, shard_path
 from index.embed_plan import Plan
 from index.embed_read import Loaded, ReadAhead, Row
+from index.embed_salvage import Salvage
 from index.embed_shards import DIGEST_BYTES, KNOWN, QUARANTINED, DigestIndex, Shard, read_shard, write_shard
 from vicinal.corpus import Corpus, Quarantined
 from vicinal.encoder import Encoder
@@ -46,16 +47,26 @@ class RankJob:
         model: the encoder.
         base: embeddings whose vectors are reused, or None.
         rank: which shards are taken.
+        salvage: what earlier plans of the job had embedded.
     """
 
-    def __init__(
-        self, plan: Plan, shards: Path, *, corpora: Sequence[Corpus], model: Encoder, base: Base | None, rank: Rank
+    def __init__(  # noqa: PLR0913 - made in one place
+        self,
+        plan: Plan,
+        shards: Path,
+        *,
+        corpora: Sequence[Corpus],
+        model: Encoder,
+        base: Base | None,
+        rank: Rank,
+        salvage: Salvage,
     ) -> None:
         self._plan = plan
         self._shards = shards
         self._corpora = corpora
         self._model = model
         self._base = base
+        self._salvage = salvage
         self._mine = [number for number in range(plan.shard_count) if rank.takes(number)]
         # What earlier shards of this rank hold; other ranks' contents meet ours in the merge.
         self._seen = DigestIndex()
@@ -84,15 +95,18 @@ class RankJob:
         ahead = ReadAhead(
             self._corpora,
             decode=self._model.decode,
-            is_known=self._is_known,
+            is_known=self._needs_no_decoding,
             workers=workers,
             window=2 * batch_size,
         )
         try:
             loaded = self._with_known(ahead.stream(self._rows(waiting)))
             for number in waiting:
-                builder = _ShardBuilder(self._plan.size(number), model=self._model, batch_size=batch_size)
+                builder = _ShardBuilder(
+                    self._plan.size(number), model=self._model, batch_size=batch_size, salvage=self._salvage
+                )
                 shard = self._build(builder, loaded, totals=totals, progress=progress)
+                totals.embedded += builder.embedded
                 write_shard(shard_path(self._shards, number), shard)
                 self._remember(shard)
                 _count(totals, shard)
@@ -181,6 +195,9 @@ class RankJob:
             known_N |= self._base.index.find(digests_N32) >= 0
         return known_N
 
+    def _needs_no_decoding(self, digests_N32: U8Array) -> BoolArray:
+        return self._is_known(digests_N32) | self._salvage.has(digests_N32)
+
     def _remember(self, shard: Shard) -> None:
         digests_n32 = shard.digests_N32[shard.states_N >= 0]
         add_new(self._seen, digests_n32, 0)
@@ -190,17 +207,19 @@ class RankJob:
 class _ShardBuilder:
     """Gathers one shard: batches its new contents, and tells repeated ones apart."""
 
-    def __init__(self, size: int, *, model: Encoder, batch_size: int) -> None:
+    def __init__(self, size: int, *, model: Encoder, batch_size: int, salvage: Salvage) -> None:
         self.size = size
         self._model = model
         self._batch_size = batch_size
-        self._batch: list[U8Array] = []
-        self._chunks: list[F32Array] = []
+        self._salvage = salvage
+        self._batch: dict[int, U8Array] = {}
         self._slots: dict[bytes, int] = {}
+        self._x_ND: F32Array = np.zeros((size, model.dimension), np.float32)
         self._digests_N32: U8Array = np.zeros((size, DIGEST_BYTES), np.uint8)
         self._states_N = np.full(size, QUARANTINED, np.int32)
         self._quarantine: list[Quarantined] = []
         self._item_ids: list[str] = []
+        self.embedded = 0
 
     def add(self, place: int, one: Loaded, *, known: bool) -> bool:
         """Takes the next item; returns whether a forward pass was made."""
@@ -215,27 +234,34 @@ class _ShardBuilder:
             self._refuse(place, one.error.reason, one.error.message)
         else:
             assert one.digest is not None, "read"
-            assert one.image_CHW is not None, "decoded"
-            self._states_N[place] = self._slots[one.digest] = len(self._slots)
-            self._batch.append(one.image_CHW)
+            self._take(place, one.digest, one.image_CHW)
         if len(self._batch) < self._batch_size:
             return False
         self._forward()
         return True
+
+    def _take(self, place: int, digest: bytes, image_CHW: U8Array | None) -> None:
+        """Gives a new content a slot, and its vector now or with the next forward pass."""
+        slot = self._states_N[place] = self._slots[digest] = len(self._slots)
+        if image_CHW is not None:
+            self._batch[slot] = image_CHW
+        else:
+            self._x_ND[slot] = self._salvage.vector(int(self._salvage.find(_digest_row(digest))[0]))
 
     def _refuse(self, place: int, reason: str, message: str) -> None:
         self._states_N[place] = QUARANTINED
         self._quarantine.append(Quarantined(item_id=self._item_ids[place], reason=reason, message=message))
 
     def _forward(self) -> None:
-        self._chunks.append(self._model.embed(np.stack(self._batch)))
-        self._batch = []
+        self._x_ND[list(self._batch)] = self._model.embed(np.stack(list(self._batch.values())))
+        self.embedded += len(self._batch)
+        self._batch = {}
 
     def finish(self) -> Shard:
         """Embeds what is left and returns the shard."""
         if self._batch:
             self._forward()
-        x_UD = np.concatenate([np.zeros((0, self._model.dimension), np.float32), *self._chunks])
+        x_UD = self._x_ND[: len(self._slots)]
         for place in np.flatnonzero(self._unusable(x_UD)[self._states_N] & (self._states_N >= 0)):
             self._refuse(int(place), "NO_DIRECTION", "the encoder gives it a vector of zeros or one that is not finite")
         return Shard(
@@ -255,6 +281,5 @@ def _digest_row(digest: bytes) -> U8Array:
 
 
 def _count(totals: Totals, shard: Shard) -> None:
-    totals.embedded += len(shard.vectors_UD)
     totals.known += int((shard.states_N == KNOWN).sum())
     totals.quarantined += len(shard.quarantine)
