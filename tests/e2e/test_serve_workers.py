@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.test_serve_process import command, serving, workspace
 from tests.serving.conftest import make_vectors
-from vicinal.client import Client, RetryPolicy
+from vicinal.client import Client, RetryPolicy, SearchResult
 from vicinal.errors import UnavailableError
 from vicinal.store import Store
 
@@ -123,3 +123,17 @@ def test_a_snapshot_no_worker_can_open_is_one_line(workspace: Path) -> None:
     errors = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "vectors.npy is missing" in errors[0]
+
+
+def test_a_stream_survives_the_death_of_its_worker(workspace: Path) -> None:
+    x_QD = make_vectors(5000, seed=1)
+    patient = RetryPolicy(attempt_count=40, max_s=0.5)
+    with serving(workspace, "--processes", "2") as (process, address), Client(address, retry=patient) as client:
+        found = []
+        for number, one in enumerate(client.stream_search(x_QD, neighbor_count=1)):
+            found.append(one)
+            if number in {500, 2500}:
+                for pid in children(process.pid):
+                    os.kill(pid, signal.SIGKILL)
+    assert len(found) == 5000
+    assert all(isinstance(one, SearchResult) for one in found)

@@ -1,8 +1,9 @@
 """The blocking client."""
 
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
@@ -23,7 +24,12 @@ from vicinal.client.channel import (
     credentials,
     to_error,
 )
-from vicinal.errors import UnavailableError
+from vicinal.client.results import SearchResult
+from vicinal.client.search import Options, QueryLike
+from vicinal.client.stream import METHOD as STREAM_METHOD
+from vicinal.client.stream import Pending, run_sync
+from vicinal.errors import UnavailableError, VicinalError
+from vicinal.v1 import search_service_pb2 as pb
 
 T = TypeVar("T")
 
@@ -123,6 +129,41 @@ class Client:
             else:
                 return call.decode(reply)
         raise AssertionError("a policy has at least one attempt")
+
+    def stream_search(
+        self,
+        queries: Iterable[QueryLike],
+        *,
+        snapshot: str = "",
+        window: int = 256,
+        **options: Unpack[Options],
+    ) -> Iterator[SearchResult | VicinalError]:
+        """Finds the neighbors of queries as they come, many under way at once.
+
+        Args:
+            queries: item ids, images or vectors; taken no faster than they are answered.
+            snapshot: answer from this snapshot; empty for the active one.
+            window: most queries under way, at least 1.
+            options: ``neighbor_count`` and the others of ``Options``.
+
+        Returns:
+            A result or an error for each query, in their order.
+
+        Raises:
+            VicinalError: the stream failed; queries that a lost server left unanswered are asked again first.
+        """
+        pending = Pending(queries, window=window, snapshot=snapshot, **options)
+        method = self._channel.stream_stream(
+            STREAM_METHOD,
+            request_serializer=pb.StreamSearchRequest.SerializeToString,
+            response_deserializer=pb.StreamSearchResponse.FromString,
+        )
+        return run_sync(
+            pending,
+            lambda requests: method(requests, metadata=self._metadata),
+            lambda error: to_error(error, self.address),
+            self._retry,
+        )
 
     def close(self) -> None:
         """Closes the connection; calls in progress are cancelled."""

@@ -1,0 +1,185 @@
+"""StreamSearch for both clients: many queries under way at once, results in the order of the queries.
+
+What was unanswered when a server went away is sent again on the next connection.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+import grpc
+from typing_extensions import Unpack
+
+from vicinal.client.channel import RetryPolicy
+from vicinal.client.results import SearchResult
+from vicinal.client.search import Options, QueryLike, decode_search, encode_options, encode_query
+from vicinal.codec import decode_error
+from vicinal.errors import UnavailableError, VicinalError
+from vicinal.v1 import search_service_pb2 as pb
+
+METHOD = "/vicinal.v1.SearchService/StreamSearch"
+ToError = Callable[[grpc.RpcError], VicinalError]
+_LOOK_S = 0.05
+
+
+class Pending:
+    """The queries of a stream that are sent and not yet given back.
+
+    Args:
+        queries: what to ask; taken no faster than it is answered.
+        window: most queries under way.
+        snapshot: answer from this snapshot; empty for the active one.
+        options: as for ``search``.
+    """
+
+    def __init__(self, queries: Iterable[QueryLike], *, window: int, snapshot: str, **options: Unpack[Options]) -> None:
+        self._queries = iter(queries)
+        self._options = encode_options(options)
+        self._snapshot = snapshot
+        self._free = threading.Semaphore(window)
+        self._lock = threading.Lock()
+        self._sent: dict[int, pb.StreamSearchRequest] = {}
+        self._again: deque[pb.StreamSearchRequest] = deque()
+        self._back: dict[int, SearchResult | VicinalError] = {}
+        self._taken = 0
+        self._given = 0
+        self._epoch = 0
+        self._ended = False
+        self._broken: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every query has been answered."""
+        return self._ended and not self._sent
+
+    def requests(self) -> Iterator[pb.StreamSearchRequest]:
+        """Yields what a new connection has to be sent; older ones stop."""
+        with self._lock:
+            self._epoch += 1
+            self._again = deque(self._sent.values())
+            epoch = self._epoch
+        while True:
+            with self._lock:
+                if self._epoch != epoch:
+                    return
+                request = self._again.popleft() if self._again else None
+            if request is None:
+                request = self._take(epoch)
+            if request is None:
+                return
+            yield request
+
+    def accept(self, reply: pb.StreamSearchResponse) -> Iterator[SearchResult | VicinalError]:
+        """Takes an answer, and yields what can be given back in order.
+
+        Raises:
+            BaseException: what the caller's own iterable raised.
+        """
+        with self._lock:
+            if self._sent.pop(reply.sequence, None) is None:
+                return
+            self._back[reply.sequence] = (
+                decode_error(reply.error) if reply.HasField("error") else decode_search(reply.search)
+            )
+        while self._given in self._back:
+            self._free.release()
+            self._given += 1
+            yield self._back.pop(self._given - 1)
+
+    def check(self) -> None:
+        """Raises what the caller's own iterable raised, if it did."""
+        if self._broken is not None:
+            raise self._broken
+
+    def _take(self, epoch: int) -> pb.StreamSearchRequest | None:
+        while not self._free.acquire(timeout=_LOOK_S):
+            if self._epoch != epoch:
+                return None
+        with self._lock:
+            if self._epoch != epoch or self._ended:
+                self._free.release()
+                return None
+            try:
+                query = encode_query(next(self._queries))
+            except StopIteration:
+                self._ended = True
+                return None
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                # Raised again where the caller sees it, not in the thread that sends.
+                self._ended, self._broken = True, error
+                return None
+            search = pb.SearchRequest(query=query, options=self._options, snapshot=self._snapshot)
+            request = pb.StreamSearchRequest(sequence=self._taken, search=search)
+            self._sent[self._taken] = request
+            self._taken += 1
+            return request
+
+
+def run_sync(
+    pending: Pending, start: Callable[[Iterator[pb.StreamSearchRequest]], Any], to_error: ToError, retry: RetryPolicy
+) -> Iterator[SearchResult | VicinalError]:
+    """Drives a stream of the blocking client.
+
+    Args:
+        pending: the queries.
+        start: opens a connection's stream.
+        to_error: tells our errors from gRPC's.
+        retry: when to connect again.
+
+    Raises:
+        VicinalError: the stream failed, and not for a server that went away.
+    """
+    failures = 0
+    while not pending.done:
+        stream = start(pending.requests())
+        try:
+            for reply in stream:
+                failures = 0
+                yield from pending.accept(reply)
+            pending.check()
+        except grpc.RpcError as error:
+            found = to_error(error)
+            failures += 1
+            if not isinstance(found, UnavailableError) or failures >= retry.attempt_count:
+                raise found from error
+            time.sleep(retry.wait_s(failures - 1))
+        finally:
+            stream.cancel()
+
+
+async def run_async(
+    pending: Pending,
+    start: Callable[[AsyncIterator[pb.StreamSearchRequest]], Any],
+    to_error: ToError,
+    retry: RetryPolicy,
+) -> AsyncIterator[SearchResult | VicinalError]:
+    """Drives a stream of the asyncio client; as ``run_sync``."""
+    failures = 0
+    while not pending.done:
+        stream = start(_in_thread(pending.requests()))
+        try:
+            async for reply in stream:
+                failures = 0
+                for result in pending.accept(reply):
+                    yield result
+            pending.check()
+        except grpc.aio.AioRpcError as error:
+            found = to_error(error)
+            failures += 1
+            if not isinstance(found, UnavailableError) or failures >= retry.attempt_count:
+                raise found from error
+            await asyncio.sleep(retry.wait_s(failures - 1))
+        finally:
+            stream.cancel()
+
+
+async def _in_thread(requests: Iterator[pb.StreamSearchRequest]) -> AsyncIterator[pb.StreamSearchRequest]:
+    # Taking the next query may wait for the window, which must not hold up the event loop.
+    while True:
+        request = await asyncio.to_thread(next, requests, None)
+        if request is None:
+            return
+        yield request
