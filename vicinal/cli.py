@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "snapshots": ("vicinal.client.commands:snapshots", "List the snapshots of a server, or activate one."),
     "classify": ("vicinal.client.fewshot_commands:classify", "Classify images by a few labelled ones."),
     "label": ("vicinal.client.fewshot_commands:label", "Keep label sets: put, propose, accept, undo, export."),
+    "health": ("serving.labels.commands:health", "Find duplicates, outliers, likely label errors and leaks."),
     "evaluate-labels": ("vicinal.client.fewshot_commands:evaluate_labels", "Measure a label set."),
 }
 """Every verb: where its command is, and its help line."""
