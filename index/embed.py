@@ -12,6 +12,7 @@ never killed. On several processes each rank takes its own shards; see ``index.e
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from vicinal.store import Store
 from vicinal.types import JsonObject
 
 _BATCH_PIXELS = 1 << 22
+_TRASH = "trash-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +258,11 @@ class _Job:
 
 
 def _clean(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+    """Removes a job's directory, at once for whoever looks, and what others left half removed."""
+    with storage_guard(directory):
+        directory.rename(directory.with_name(f"{_TRASH}{uuid.uuid4().hex}"))
+    for trash in directory.parent.glob(f"{_TRASH}*"):
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _open_base(store: Store, base: str | None, *, fingerprint: str) -> Base | None:

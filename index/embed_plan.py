@@ -20,9 +20,12 @@ import pyarrow as pa
 from vicinal.artifact import storage_guard, sync_tree
 from vicinal.corpus import Corpus, CorpusItem, MetadataValue, Quarantined
 from vicinal.errors import InvalidCorpusError
+from vicinal.item_names import printable
 from vicinal.item_table import CORE_COLUMNS, U64Array, hash_ids
 from vicinal.items import merge_kinds
 
+MAX_COLUMNS = 1000
+"""Most metadata columns of an item table."""
 _ROWS, _FACTS, _REFUSED = "plan.arrow", "plan.json", "quarantine.jsonl"
 _NAMES = ("corpus", "item_id", "path", "label", "stamp", "locator", "metadata")
 _SCHEMA = pa.schema([(name, pa.int32() if name == "corpus" else pa.string()) for name in _NAMES])
@@ -108,7 +111,7 @@ def _to_json(item: CorpusItem) -> str:
     if not item.metadata:
         return ""
     # A column of the table's own name is kept under another.
-    named = {f"corpus_{name}" if name in CORE_COLUMNS else name: value for name, value in item.metadata.items()}
+    named = {f"corpus_{k}" if k in CORE_COLUMNS else printable(k): value for k, value in item.metadata.items()}
     return json.dumps(
         {k: {"time": v.isoformat()} if isinstance(v, datetime) else v for k, v in named.items()}, allow_nan=False
     )
@@ -138,6 +141,10 @@ class _PlanWriter:
         metadata = _to_json(entry)
         if metadata:
             merge_kinds(self._kinds, {k: _from_json(v) for k, v in json.loads(metadata).items()})
+            if len(self._kinds) > MAX_COLUMNS:
+                raise InvalidCorpusError(
+                    f"the metadata of item {entry.item_id!r} makes more than {MAX_COLUMNS} columns; nest what varies"
+                )
         values = (corpus, entry.item_id, entry.path, entry.label, entry.stamp, entry.locator, metadata)
         self._digest.update(json.dumps(values).encode())
         self._pending.append(dict(zip(_SCHEMA.names, values, strict=True)))
@@ -167,6 +174,11 @@ class _PlanWriter:
             refused_count=self._refused_count,
         )
         (self._directory / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+
+    def release(self) -> None:
+        """Closes what is open, after an error too."""
+        self._refused.close()
+        self._sink.close()
 
     def _duplicates(self, corpora: Sequence[Corpus]) -> list[int]:
         hashes_N = np.concatenate([np.zeros(0, np.uint64), *self._hashes])
@@ -216,10 +228,13 @@ def make_plan(
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         writer = _PlanWriter(fresh, shard_size)
-        for number, corpus in enumerate(corpora):
-            for entry in corpus.scan():
-                writer.add(number, entry)
-        writer.finish(now or datetime.now(UTC), corpora)
+        try:
+            for number, corpus in enumerate(corpora):
+                for entry in corpus.scan():
+                    writer.add(number, entry)
+            writer.finish(now or datetime.now(UTC), corpora)
+        finally:
+            writer.release()
         kept = _digest_of(directory) == _digest_of(fresh)
         if kept:
             shutil.rmtree(fresh)

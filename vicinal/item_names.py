@@ -19,10 +19,12 @@ def printable(name: str) -> str:
     """
     if name.isprintable():
         return name
-    return "".join(
-        char if char.isprintable() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in name
-    )
+    return "".join(char if char.isprintable() else "".join(f"%{byte:02X}" for byte in _bytes(char)) for char in name)
+
+
+def _bytes(char: str) -> bytes:
+    # U+DC80 to U+DCFF stand for bytes that are not UTF-8; other lone surrogates come out of JSON.
+    return char.encode("utf-8", "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass")
 
 
 def is_image_name(path: str) -> bool:

@@ -63,7 +63,7 @@ def plain(value: Any) -> MetadataValue:
     """Returns a JSON value as a metadata value: what is nested is JSON text, what is not finite is None."""
     kind = None if isinstance(value, str) else _kind(value)
     if kind is None:
-        return value if isinstance(value, str) else None
+        return _whole(value) if isinstance(value, str) else None
     return typed(value, kind)
 
 
@@ -77,12 +77,17 @@ def typed(value: Any, kind: str) -> MetadataValue:
     if _kind(value) is None:
         return None
     if kind == "string":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return _whole(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     if kind == "bool":
         return value if isinstance(value, bool) else _BOOL[value.lower()]
     if kind == "time":
         return _time(value)
     return int(value) if kind == "int" else float(value)
+
+
+def _whole(text: str) -> str:
+    """Returns a text that is UTF-8: JSON may hold half characters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _time(text: str) -> datetime | None:

@@ -73,9 +73,11 @@ def main() -> None:
             killed += 1
             for version in store.versions("embeddings"):
                 Embeddings.open(store.path("embeddings", version))
+            if store.versions("embeddings") and not list((store.root / "work").glob("embed-*")):
+                break  # killed when all was done
         if result(store) != wanted:
             raise SystemExit(f"job {jobs} (seed {seed}) ended otherwise than the one that was left alone")
-        if list((store.root / "work").iterdir()):
+        if list((store.root / "work").glob("embed-*")):
             raise SystemExit(f"job {jobs} (seed {seed}) left something in work/")
     sys.stdout.write(f"{killed} kills in {jobs} jobs\n")
 

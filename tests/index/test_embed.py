@@ -1,8 +1,11 @@
 """The embed job, on real files, with a real encoder."""
 
 import json
+import resource
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,6 +273,53 @@ def test_two_corpora_with_the_same_id_are_told_apart_by_name(store: Store, tmp_p
     report = embed(store, [f"a={one}", f"b={two}"])
     assert opened(store, report).items.item_ids([0, 3]) == ["a/class0/0000.png", "b/class0/0000.png"]
     assert report.unique_count == 3
+
+
+def test_metadata_of_a_manifest_become_typed_columns_whatever_their_names(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 3)
+    rows = [
+        {"path": "class0/0000.png", "source": "web", "price": 1, "half\ud800": "x\udfff", "label": "\ud800"},
+        {"path": "class1/0001.png", "price": 2.5, "item_id": "\ud800", "at": "2026-01-01T00:00:00Z"},
+        {"path": "class0/\ud800.png"},
+    ]
+    (folder / "items.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+    report = embed(store, [str(folder / "items.jsonl")], options=SMALL)
+
+    table = opened(store, report).items
+    assert table.metadata_columns == {
+        "at": "time", "corpus_source": "string", "half%ED%A0%80": "string", "price": "float"
+    }  # fmt: skip
+    assert table.item(0).metadata["corpus_source"] == "web"
+    assert table.item(1).metadata["at"] == datetime(2026, 1, 1, tzinfo=UTC)
+    assert table.item_ids([0, 1]) == ["class0/0000.png", "%ED%A0%80"]
+    assert report.quarantined_count == 1
+
+
+def test_metadata_of_too_many_columns_are_refused(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 1)
+    row = {"path": "class0/0000.png", **{f"c{n}": n for n in range(1001)}}
+    (folder / "items.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InvalidCorpusError, match="more than 1000 columns"):
+        embed(store, [str(folder / "items.jsonl")])
+
+
+@pytest.mark.e2e
+def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 60)
+    command = [sys.executable, "-m", "vicinal", "embed", str(folder), "-w", str(store.root), "--shard-size", "8"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    run = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert run.returncode != 0
+    assert "Traceback" not in run.stderr
+    assert run.stderr.startswith("error: cannot write")
+    assert store.versions("embeddings") == []
+
+    report = embed(store, [str(folder)], base="auto", options=EmbedOptions(shard_size=8))
+    assert (report.count, report.embedded_count) == (60, 0)
 
 
 def test_wrong_options_are_refused() -> None:

@@ -108,7 +108,7 @@ class Reader:
         return replace(
             entry,
             item_id=printable(str(item_id)) if item_id not in (None, "") else entry.item_id,
-            label=None if label in (None, "") else str(label),
+            label=None if label in (None, "") else printable(str(label)),
             metadata={name: typed(row.get(name), kind) for name, kind in self._kinds.items()},
         )
 

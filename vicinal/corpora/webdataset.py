@@ -14,7 +14,7 @@ from typing import Any
 
 from vicinal.corpus import IMAGE_SUFFIXES, MAX_ITEM_BYTES, CorpusItem, CorpusSpec, Quarantined
 from vicinal.errors import InvalidCorpusError, InvalidImageError
-from vicinal.item_names import member_path
+from vicinal.item_names import member_path, printable
 from vicinal.tar_members import COMPRESSED_SUFFIXES, PLAIN_SUFFIXES, TarMembers
 from vicinal.typed_text import plain
 
@@ -148,7 +148,7 @@ def _notes(archive: TarMembers, sample: _Sample) -> tuple[str | None, dict[str, 
     if "txt" in sample.notes:
         metadata["caption"] = _text(archive, sample.notes["txt"]).strip()
     label = _text(archive, sample.notes["cls"]).strip() if "cls" in sample.notes else metadata.pop("label", None)
-    return (None if label is None else str(label)), metadata
+    return (None if label is None else printable(str(label))), metadata
 
 
 def _text(archive: TarMembers, member: tarfile.TarInfo) -> str:
