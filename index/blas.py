@@ -5,10 +5,11 @@ times slower. Its choice can only be made before the library is loaded, through 
 variable; so the variable is set here, from the CPU's flags, and a product is checked afterwards.
 """
 
-import functools
+import contextlib
 import os
 import platform
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from vicinal.errors import FailedPreconditionError
 CORETYPE_VARIABLE = "OPENBLAS_CORETYPE"
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 _AVX2 = frozenset({"avx2", "fma"})
+_WORTH_THREADS = 1 << 20
 _load_lock = threading.Lock()
+_loaded: list[Any] = []
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -55,11 +58,36 @@ def load_faiss() -> Any:
     Raises:
         FailedPreconditionError: the kernel gives wrong products on this CPU.
     """
+    return _loaded[0] if _loaded else _load_once()
+
+
+def _load_once() -> Any:
     with _load_lock:
-        return _load()
+        if not _loaded:
+            _loaded.append(_load())
+    return _loaded[0]
 
 
-@functools.cache
+@contextlib.contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """Keeps FAISS in this thread while there is little to do: waking the others would take longer.
+
+    Args:
+        work: multiplications, about.
+    """
+    if work >= _WORTH_THREADS:
+        yield
+        return
+    faiss = load_faiss()
+    before = faiss.omp_get_max_threads()
+    # The setting belongs to the calling thread alone, so other callers keep theirs.
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def _load() -> Any:
     coretype = choose_coretype(cpu_flags(), platform.machine())
     if coretype is not None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from index.blas import load_faiss
+from index.blas import load_faiss, threads_for
 from vicinal.types import F32Array, I64Array, Metric
 
 _BLOCK_FLOATS = 1 << 22
 """Scores held at once: 16 MiB, which stays in the caches that a core shares."""
 _QUERY_BLOCK = 1024
+_SMALL_WORK = 1 << 22
 _SPARE_COUNT = 8
 """Rows kept beyond K, so that rounding in the product cannot lose a neighbour at the edge."""
 
@@ -43,9 +44,9 @@ def pair_scores(x_QD: F32Array, y_ND: F32Array, rows_QK: I64Array, *, metric: Me
     scores_QK = np.empty(rows_QK.shape, dtype=np.float32)
     kernel = faiss.fvec_L2sqr_by_idx if metric is Metric.L2 else faiss.fvec_inner_products_by_idx
     query_count, row_count = rows_QK.shape
-    kernel(
-        _pointer(scores_QK), _pointer(x_QD), _pointer(y_ND), _pointer(rows_QK), x_QD.shape[1], query_count, row_count
-    )
+    pointers = (_pointer(scores_QK), _pointer(x_QD), _pointer(y_ND), _pointer(rows_QK))
+    with threads_for(rows_QK.size * x_QD.shape[1]):
+        kernel(*pointers, x_QD.shape[1], query_count, row_count)
     if metric is Metric.L2:
         np.negative(scores_QK, out=scores_QK)
     scores_QK[rows_QK < 0] = -np.inf
@@ -59,6 +60,9 @@ def best_first(rows_QK: I64Array, scores_QK: F32Array) -> tuple[I64Array, F32Arr
         rows_QK: row numbers, int64; negative ones mean nothing and score -inf.
         scores_QK: scores, float32, larger is closer.
     """
+    if len(rows_QK) == 1:
+        order_K = np.lexsort((rows_QK[0], -scores_QK[0]))
+        return rows_QK[:, order_K], scores_QK[:, order_K]
     order_QK = np.lexsort((rows_QK, -scores_QK), axis=1)
     return np.take_along_axis(rows_QK, order_QK, axis=1), np.take_along_axis(scores_QK, order_QK, axis=1)
 
@@ -89,20 +93,26 @@ def exact_search(
     count = min(neighbor_count, total)
     if count == 0 or len(x_QD) == 0:
         return np.empty((len(x_QD), count), np.int64), np.empty((len(x_QD), count), np.float32)
-    if metric is Metric.L2 and norms_N is None:
+    if metric is Metric.L2 and norms_N is None and len(x_QD) * total * y_ND.shape[1] >= _SMALL_WORK:
         norms_N = squared_norms(y_ND)
     kept = min(count + _SPARE_COUNT, total)
     parts = []
     for start in range(0, len(x_QD), _QUERY_BLOCK):
         part_QD = np.ascontiguousarray(x_QD[start : start + _QUERY_BLOCK], dtype=np.float32)
-        heaps = _Heaps(len(part_QD), kept)
-        _scan(heaps, part_QD, y_ND, rows_M, norms_N if metric is Metric.L2 else None)
-        rows_QK = heaps.finish()
+        if len(part_QD) * total * y_ND.shape[1] < _SMALL_WORK:
+            rows_QK = _scan_small(part_QD, y_ND if rows_M is None else y_ND[rows_M], kept, metric)
+        else:
+            heaps = _Heaps(len(part_QD), kept)
+            _scan(heaps, part_QD, y_ND, rows_M, norms_N if metric is Metric.L2 else None)
+            rows_QK = heaps.finish()
         if rows_M is not None:
             rows_QK = rows_M[rows_QK]
         parts.append(best_first(rows_QK, pair_scores(part_QD, y_ND, rows_QK, metric=metric)))
-    rows_QK = np.concatenate([rows for rows, _ in parts])
-    scores_QK = np.concatenate([scores for _, scores in parts])
+    if len(parts) == 1:
+        rows_QK, scores_QK = parts[0]
+    else:
+        rows_QK = np.concatenate([rows for rows, _ in parts])
+        scores_QK = np.concatenate([scores for _, scores in parts])
     return np.ascontiguousarray(rows_QK[:, :count]), np.ascontiguousarray(scores_QK[:, :count])
 
 
@@ -125,6 +135,15 @@ class _Heaps:
     def finish(self) -> I64Array:
         self._heaps.reorder()
         return self._rows_QK
+
+
+def _scan_small(x_QD: F32Array, y_ND: F32Array, kept: int, metric: Metric) -> I64Array:
+    """Scans in this thread, by FAISS's own loop: a product in blocks pays only where there is more to multiply."""
+    faiss = load_faiss()
+    kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+    with threads_for(0):
+        rows_QK: I64Array = faiss.knn(x_QD, y_ND, kept, metric=kind)[1]
+    return rows_QK
 
 
 def _scan(heaps: _Heaps, x_QD: F32Array, y_ND: F32Array, rows_M: I64Array | None, norms_N: F32Array | None) -> None:

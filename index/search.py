@@ -85,10 +85,12 @@ def search(
     """
     x_QD = snapshot.check_queries(x_QD)
     effort = resolve_effort(snapshot, options)
-    own_Q = np.full(len(x_QD), -1, np.int64) if exclude_rows is None else np.asarray(exclude_rows, np.int64)
     first = options.neighbor_count + (options.page.offset if options.page else 0)
     selection = None if options.filter is None else snapshot.select(options.filter, columns=columns)
     plan = _plan(snapshot, selection, effort=effort, count=first)
+    if selection is None and exclude_rows is None and _is_plain(options):
+        return snapshot.search_checked(x_QD, neighbor_count=options.neighbor_count, effort=effort), plan
+    own_Q = np.full(len(x_QD), -1, np.int64) if exclude_rows is None else np.asarray(exclude_rows, np.int64)
     unwanted = Unwanted(
         snapshot.items,
         own_Q=own_Q,
@@ -107,7 +109,7 @@ def search(
 
     def fetch(chosen_q: I64Array, count: int) -> Neighbors:
         if selection is None or plan.strategy == "overfetch":
-            return snapshot.search(x_QD[chosen_q], neighbor_count=count, effort=effort)
+            return snapshot.search_checked(x_QD[chosen_q], neighbor_count=count, effort=effort)
         needed = 2 * total if effort == 0 else candidates_for(snapshot.filter_candidates, selection.share)
         return selection.search(x_QD[chosen_q], neighbor_count=count, candidate_count=needed)
 
@@ -134,6 +136,11 @@ def resolve_effort(snapshot: Snapshot, options: SearchOptions) -> int:
     if options.effort < 1:
         raise InvalidArgumentError(f"effort is {options.effort}, wanted at least 1", field="options.effort")
     return options.effort
+
+
+def _is_plain(options: SearchOptions) -> bool:
+    dropping = (options.min_score, options.grouping, options.page)
+    return dropping == (None, None, None) and not options.excluded_item_ids and not options.exclude_duplicates
 
 
 def _plan(snapshot: Snapshot, selection: Selection | None, *, effort: int, count: int) -> SearchPlan:

@@ -43,6 +43,8 @@ FORMAT_VERSION = 1
 ENCODER_DIRECTORY = "encoder"
 _SCAN_SHARE = 4
 _REMEMBERED_SELECTIONS = 8
+_PLAIN_NORMS = (1e-15, 1e15)
+"""Lengths whose squares float32 holds well: longer and shorter vectors are looked at again."""
 _LARGEST_NORM = 1e15
 """Longest vector taken where the metric does not divide by it: its square is far from float32's end."""
 
@@ -134,6 +136,14 @@ class Snapshot:
                 f"a vector has {got} dimensions, {self.name} has {self.dimension}; embed with its own encoder",
                 metadata={"dimension": str(got), "wanted": str(self.dimension)},
             )
+        norms_Q: Any = np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD))
+        if not ((norms_Q > _PLAIN_NORMS[0]) & (norms_Q < _PLAIN_NORMS[1])).all():
+            norms_Q = self._check_norms(x_QD)
+        if self.metric is Metric.COSINE and np.abs(norms_Q - 1).max(initial=0) > 1e-6:
+            x_QD = np.ascontiguousarray(x_QD / norms_Q[:, None], dtype=np.float32)
+        return x_QD
+
+    def _check_norms(self, x_QD: F32Array) -> Any:
         # In float64 a square neither overflows nor vanishes; NaN and infinity stay visible in the sum.
         norms_Q = np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD, dtype=np.float64))
         largest = np.inf if self.metric is Metric.COSINE else _LARGEST_NORM
@@ -142,9 +152,7 @@ class Snapshot:
             good_Q &= norms_Q > 0
         if not good_Q.all():
             raise _invalid_vector(x_QD, int(np.argmin(good_Q)))
-        if self.metric is Metric.COSINE and np.abs(norms_Q - 1).max(initial=0) > 1e-6:
-            x_QD = np.ascontiguousarray(x_QD / norms_Q[:, None], dtype=np.float32)
-        return x_QD
+        return norms_Q
 
     def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int | None = None) -> Neighbors:
         """Finds the nearest items of each query.
@@ -161,15 +169,18 @@ class Snapshot:
             InvalidArgumentError: neighbor_count or effort is out of range.
             DimensionMismatchError, InvalidVectorError: see ``check_queries``.
         """
-        x_QD = self.check_queries(x_QD)
-        count = self._check_count(neighbor_count)
         effort = self.default_effort if effort is None else effort
         if effort < 0:
             raise InvalidArgumentError(f"effort is {effort}, wanted at least 1", field="options.effort")
+        return self.search_checked(self.check_queries(x_QD), neighbor_count=neighbor_count, effort=effort)
+
+    def search_checked(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> Neighbors:
+        """Does what ``search`` does, with queries that ``check_queries`` returned and an effort of at least 0."""
+        count = self._check_count(neighbor_count)
         effort = EXACT_EFFORT if self.is_exact(count, effort) else min(effort, self.count)
         rows_QK, scores_QK = self._engine.search(x_QD, neighbor_count=count, effort=effort)
-        short_Q = np.flatnonzero((rows_QK < 0).any(axis=1))
-        if len(short_Q):
+        if rows_QK.min(initial=0) < 0:
+            short_Q = np.flatnonzero((rows_QK < 0).any(axis=1))
             # Too few lists probed, or a part of the graph that cannot be reached.
             rows_QK[short_Q], scores_QK[short_Q] = self._engine.exact(x_QD[short_Q], neighbor_count=count)
         return Neighbors(rows_QK=rows_QK, scores_QK=scores_QK, counts_Q=np.full(len(x_QD), count, np.int64))
