@@ -49,6 +49,22 @@ def result(store: Store) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir() if file.name != "manifest.json"}
 
 
+def run_job(store: Store, corpus: Path, *, whole_s: float, draw: random.Random) -> int:
+    """Runs one job to its end, killed as often as it happens; returns how often."""
+    killed = 0
+    while True:
+        process = child(store, corpus)
+        time.sleep(draw.uniform(0, whole_s))
+        os.kill(process, signal.SIGKILL)
+        if finished(process):
+            return killed
+        killed += 1
+        for version in store.versions("embeddings"):
+            Embeddings.open(store.path("embeddings", version))
+        if store.versions("embeddings") and not list((store.root / "work").glob("embed-*")):
+            return killed  # killed when all was done
+
+
 def main() -> None:
     """Kills until there were enough kills; every job must end like the one that was left alone."""
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -64,21 +80,11 @@ def main() -> None:
         (store.root / "encoders").rmdir()
         (store.root / "encoders").symlink_to(reference.root / "encoders")
         jobs += 1
-        while True:
-            process = child(store, corpus)
-            time.sleep(draw.uniform(0, whole_s))
-            os.kill(process, signal.SIGKILL)
-            if finished(process):
-                break
-            killed += 1
-            for version in store.versions("embeddings"):
-                Embeddings.open(store.path("embeddings", version))
-            if store.versions("embeddings") and not list((store.root / "work").glob("embed-*")):
-                break  # killed when all was done
+        killed += run_job(store, corpus, whole_s=whole_s, draw=draw)
         if result(store) != wanted:
             raise SystemExit(f"job {jobs} (seed {seed}) ended otherwise than the one that was left alone")
         if list((store.root / "work").glob("embed-*")):
-            raise SystemExit(f"job {jobs} (seed {seed}) left something in work/")
+            raise SystemExit(f"job {jobs} (seed {seed}) left itself in work/")
     sys.stdout.write(f"{killed} kills in {jobs} jobs\n")
 
 

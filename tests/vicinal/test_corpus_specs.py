@@ -51,7 +51,7 @@ def test_an_unknown_kind_or_option_suggests_a_known_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidCorpusError, match="did you mean 'folder'"):
         open_corpus(f"foldr:{tmp_path}")
     with pytest.raises(InvalidCorpusError, match="did you mean 'limit'"):
-        open_corpus(f"{tmp_path}?limt=3")
+        open_corpus(f"{tmp_path}?limits=3")
     with pytest.raises(InvalidCorpusError, match="options must be like"):
         open_corpus(f"{tmp_path}?limit")
 
