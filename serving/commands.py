@@ -64,6 +64,48 @@ def serve(
     Supervisor(Store(workspace), config, worker_count=worker_count, fixed=snapshot, ready_file=ready_file).run()
 
 
+@click.command()
+@click.option(
+    "--workspace",
+    "-w",
+    type=click.Path(path_type=Path),
+    envvar="VICINAL_WORKSPACE",
+    default=Path("workspace"),
+    show_default=True,
+    help="Directory of encoders, embeddings and snapshots.",
+)
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Configuration of the server.")
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting.")
+@click.option("--quick", is_flag=True, help="Do not compare the checksums of the snapshot.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+def doctor(
+    *, workspace: Path, config_path: Path | None, assignments: tuple[str, ...], quick: bool, as_json: bool
+) -> None:
+    """Check machine, packages, workspace, snapshot, port and keys, and say what is wrong.
+
+    Exits 1 when something would keep the server from serving.
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from serving.config import load_config
+    from serving.doctor import examine
+
+    config = load_config(config_path, assignments=assignments, environ=os.environ)
+    findings = examine(workspace, config, verify=not quick)
+    if as_json:
+        click.echo(json.dumps({"findings": [asdict(finding) for finding in findings]}))
+    else:
+        console = Console(highlight=False)
+        marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+        for finding in findings:
+            console.print(f"{marks[finding.state]:>20}  {finding.what}: {finding.message}", soft_wrap=True)
+    if any(finding.state == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
 @click.group()
 @click.option(
     "--keys-file",

@@ -56,6 +56,8 @@ class LimitsConfig:
     """Largest encoded image in MiB, above 0."""
     max_pixels: int = 50_000_000
     """Largest image in pixels, width times height, checked before decoding."""
+    embedding_cache_count: int = 10_000
+    """Embeddings of query images that a worker remembers by digest; 0 remembers none."""
     max_in_flight: int = 256
     """Requests of one worker in flight; more are refused at once with RetryInfo."""
     max_in_flight_per_client: int = 256
@@ -179,6 +181,7 @@ def _check(config: ServeConfig) -> None:
         ("limits.max_images", limits.max_images, 1, 100_000),
         ("limits.max_image_mib", limits.max_image_mib, 0.0001, 2047),
         ("limits.max_pixels", limits.max_pixels, 1, 1_000_000_000),
+        ("limits.embedding_cache_count", limits.embedding_cache_count, 0, 100_000_000),
         ("limits.max_in_flight", limits.max_in_flight, 1, 1_000_000),
         ("limits.max_in_flight_per_client", limits.max_in_flight_per_client, 1, 1_000_000),
         ("limits.max_streams", limits.max_streams, 1, 1_000_000),

@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from serving.config import ServeConfig
 from serving.generations import Generations
 from serving.queries import Queries
 from vicinal.errors import CancelledError, DeadlineExceededError
 from vicinal.store import Store
+
+if TYPE_CHECKING:
+    from serving.place import Place
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,6 +69,8 @@ class ServingContext:
     """The workspace."""
     queries: Queries
     """Turns Query messages into vectors: ``resolve(generation, queries, call)``."""
+    place: "Place"
+    """Where this worker stands among those of its port."""
     pool: ThreadPoolExecutor
     """Threads for work that takes over about a millisecond."""
 

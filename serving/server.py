@@ -107,6 +107,7 @@ class Server:
             config=config,
             store=store,
             queries=Queries(config.limits),
+            place=self.place,
             pool=self._pool,
         )
         shared = config.limits.max_in_flight_per_client < config.limits.max_in_flight

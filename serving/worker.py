@@ -53,6 +53,8 @@ def set_up_logging(level: str) -> None:
         format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
         force=True,
     )
+    # It tells of every instruction set that it tries.
+    logging.getLogger("faiss").setLevel(logging.WARNING)
 
 
 def write_ready_file(path: Path | None, *, host: str, port: int, snapshot: str) -> None:
@@ -103,6 +105,9 @@ def run_worker(duty: Duty) -> None:
     Raises:
         VicinalError: the port or the snapshot cannot be opened.
     """
+    from serving.threads import limit_threads  # noqa: PLC0415 - imports NumPy
+
+    limit_threads(duty.place.board.worker_count if duty.place else 1)
     install_event_loop()
     asyncio.run(_serve(duty))
 

@@ -9,12 +9,22 @@ import numpy as np
 from serving.context import Call, ServingContext
 from serving.fast import FastPath, is_plain
 from serving.generation import Generation
+from serving.images import ImageEmbedder
 from serving.options import decode_page
 from serving.search import Searcher
 from serving.stream import SearchStream
-from vicinal.codec import decode_vectors, encode_error, encode_vectors
-from vicinal.errors import DimensionMismatchError, InvalidArgumentError, InvalidVectorError
+from serving.threads import take_free_cores
+from vicinal.codec import decode_vectors, encode_error, encode_vector, encode_vectors
+from vicinal.errors import (
+    DimensionMismatchError,
+    InvalidArgumentError,
+    InvalidVectorError,
+    NoEncoderError,
+    VicinalError,
+)
+from vicinal.types import F32Array
 from vicinal.v1 import search_service_pb2 as pb
+from vicinal.v1 import types_pb2
 
 _CHEAP = frozenset({"vector", "item_id"})
 
@@ -29,6 +39,7 @@ class SearchServicer:
     def __init__(self, context: ServingContext) -> None:
         self._context = context
         self._searcher = Searcher(context.config.limits, context.queries)
+        self._images = ImageEmbedder(context.config.limits, run=context.run, slab=context.place.slab)
         self._fast: tuple[Generation | None, FastPath | None] = (None, None)
 
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse | bytes:  # noqa: N802 - the RPC
@@ -41,6 +52,10 @@ class SearchServicer:
         if request.options.page_token:
             name = decode_page(request.options.page_token, snapshot=name).snapshot
         generation = await self._context.generations.take(name)
+        if request.query.WhichOneof("query") == "content":
+            request = await self._with_vector(generation, request, call)
+            if fast is not None and generation is self._context.generations.current():
+                return fast.search(request)
         if self._is_quick(generation, request):
             return self._searcher.search(generation, request, call)
         return await self._context.run(self._searcher.search, generation, request, call)
@@ -65,7 +80,18 @@ class SearchServicer:
     async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:  # noqa: N802 - the name of the RPC
         """Embeds images."""
         generation = await self._context.generations.take(request.snapshot)
-        return await self._context.run(self._embed, generation, request, call)
+        if not request.contents:
+            raise InvalidArgumentError("contents is empty, wanted at least one image", field="contents")
+        if generation.encoder is None:
+            raise NoEncoderError(f"{generation.ref.name} has no encoder; publish a snapshot that carries one")
+        found = await self._images.embed_all(generation, request.contents, call)
+        return await self._context.run(_encode_embeddings, generation, request, found)
+
+    async def _with_vector(self, generation: Generation, request: pb.SearchRequest, call: Call) -> pb.SearchRequest:
+        x_D = await self._images.embed(generation, request.query.content, call)
+        call.check()
+        query = types_pb2.Query(vector=encode_vector(x_D))
+        return pb.SearchRequest(query=query, options=request.options, snapshot=request.snapshot)
 
     def _fast_path(self) -> FastPath | None:
         generation = self._context.generations.current()
@@ -89,6 +115,7 @@ class SearchServicer:
             if 1 <= len(x_QD) <= self._context.config.limits.max_batch_queries:
                 with contextlib.suppress(InvalidVectorError, DimensionMismatchError):
                     fast = self._fast_of(generation)
+                    take_free_cores(self._context.place.board)
                     found, wanted = fast.vectors(x_QD, request.options)
                     call.check()
                     return fast.batch(found, neighbor_count=wanted)
@@ -104,20 +131,19 @@ class SearchServicer:
             and options.neighbor_count <= 100
         )
 
-    def _embed(self, generation: Generation, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
-        if not request.contents:
-            raise InvalidArgumentError("contents is empty, wanted at least one image", field="contents")
-        x_BD, errors = self._context.queries.embed(generation, request.contents, call)
-        reply = pb.EmbedResponse(snapshot=generation.ref_message)
-        good = [place for place, error in enumerate(errors) if error is None]
-        rows = dict(zip(good, range(len(good)), strict=True))
-        for place, (content, error) in enumerate(zip(request.contents, errors, strict=True)):
-            reply.results.append(
-                pb.EmbedResult(
-                    digest=hashlib.sha256(content).hexdigest(),
-                    row=rows.get(place, 0),
-                    error=encode_error(error) if error is not None else None,
-                )
-            )
-        reply.vectors.CopyFrom(encode_vectors(np.ascontiguousarray(x_BD[good])))
-        return reply
+
+def _encode_embeddings(
+    generation: Generation, request: pb.EmbedRequest, found: list[F32Array | VicinalError]
+) -> pb.EmbedResponse:
+    reply = pb.EmbedResponse(snapshot=generation.ref_message)
+    rows: list[F32Array] = []
+    for content, one in zip(request.contents, found, strict=True):
+        digest = hashlib.sha256(content).hexdigest()
+        if isinstance(one, VicinalError):
+            reply.results.append(pb.EmbedResult(digest=digest, error=encode_error(one)))
+        else:
+            reply.results.append(pb.EmbedResult(digest=digest, row=len(rows)))
+            rows.append(one)
+    x_BD = np.array(rows, dtype=np.float32).reshape(-1, generation.snapshot.dimension)
+    reply.vectors.CopyFrom(encode_vectors(x_BD))
+    return reply

@@ -1,0 +1,33 @@
+"""How many cores one piece of work may use: all when it is alone, its share when it is not."""
+
+import os
+
+from index.blas import load_faiss
+from serving.board import Board
+from serving.worker import core_count
+
+
+def limit_threads(worker_count: int) -> None:
+    """Divides the cores between the workers; to be called before FAISS and torch are loaded.
+
+    What the operator has set (``OMP_NUM_THREADS``) is left alone.
+
+    Args:
+        worker_count: workers on this machine, at least 1.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, core_count() // worker_count)))
+
+
+def take_free_cores(board: Board) -> int:
+    """Lets the next search of this thread use the cores that no other call needs.
+
+    Args:
+        board: tells how many calls are in progress on all workers.
+
+    Returns:
+        The cores taken.
+    """
+    busy = max(1, int(board.total("in_flight")))
+    cores = max(1, core_count() // busy)
+    load_faiss().omp_set_num_threads(cores)
+    return cores
