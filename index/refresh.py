@@ -1,15 +1,21 @@
 """Takes in new images: embeds what is new, builds beside what is served, gates, publishes."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from index.build import BuildConfig, BuildReport, build
+from index.coarse import Coarse
+from index.drift import DriftReport, measure_drift
 from index.embed import EmbedReport, embed
+from index.plots import plot_drift
 from index.publish import Gates, PublishReport, publish
 from index.unite import Changes, compare, unite
-from vicinal.artifact import read_manifest
+from vicinal.artifact import read_manifest, storage_guard
 from vicinal.embeddings import Embeddings
 from vicinal.errors import InvalidArgumentError, NoEncoderError
 from vicinal.store import Store
@@ -49,6 +55,8 @@ class RefreshReport:
     """The embed job."""
     changes: Changes
     """How the corpora had changed."""
+    drift: DriftReport | None
+    """How the new items differ from those that are served; None where there are none."""
     built: BuildReport | None
     """The new snapshot, if one was built."""
     published: PublishReport | None
@@ -97,7 +105,8 @@ def refresh(
     old = Embeddings.open(store.path("embeddings", base))
     fresh = Embeddings.open(store.path("embeddings", embedded.version))
     changes = compare(old, fresh, prune=config.prune)
-    action, reason = decide(changes, config, body)
+    drift = _look_for_drift(store, active, old, fresh, changes)
+    action, reason = decide(changes, config, body, drift=drift)
     built, published = None, None
     if action != "none":
         tell(f"{action}: {reason}")
@@ -117,19 +126,45 @@ def refresh(
         reason=reason,
         embedded=embedded,
         changes=changes,
+        drift=drift,
         built=built,
         published=published,
         seconds=time.perf_counter() - start,
     )
 
 
-def decide(changes: Changes, config: RefreshConfig, body: JsonObject) -> tuple[str, str]:
+def _look_for_drift(
+    store: Store, active: str, old: Embeddings, fresh: Embeddings, changes: Changes
+) -> DriftReport | None:
+    """Compares what came in with what is served, and writes the report as JSON and PNG."""
+    if not len(changes.added_rows):
+        return None
+    sources = fresh.items.column("source").take(changes.added_rows).to_pylist()
+    drift = measure_drift(
+        old.vectors_ND,
+        np.ascontiguousarray(fresh.vectors_ND[changes.added_rows]),
+        metric=old.metric,
+        sources=[str(source) for source in sources],
+        coarse=Coarse.open(store.path("snapshots", active)),
+    )
+    path = store.root / "reports" / f"drift-{fresh.version}.json"
+    with storage_guard(path):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(drift.to_json(), indent=1) + "\n", encoding="utf-8")
+    plot_drift(path.with_suffix(".png"), drift)
+    return drift
+
+
+def decide(
+    changes: Changes, config: RefreshConfig, body: JsonObject, *, drift: DriftReport | None = None
+) -> tuple[str, str]:
     """Returns what to do with what changed, and why.
 
     Args:
         changes: how the corpora had changed.
         config: what the user wants.
         body: manifest body of the active snapshot.
+        drift: how the new items differ from those that are served.
 
     Raises:
         InvalidArgumentError: ``add`` was asked for and cannot be.
@@ -144,6 +179,8 @@ def decide(changes: Changes, config: RefreshConfig, body: JsonObject) -> tuple[s
     grown = len(changes.added_rows) / max(1, len(changes.kept_rows))
     if not why_not and grown > _MOST_GROWTH:
         why_not = f"{grown:.0%} more items than the index was trained on"
+    if not why_not and drift is not None and drift.advice != "add":
+        why_not = f"the new items have drifted ({drift.reasons[-1]})"
     return ("rebuild", why_not) if why_not else ("add", f"{grown:.1%} more items")
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from index.build import BuildReport
 from index.curve import CurvePoint
+from index.drift import DriftReport
 from index.publish import PublishReport
 from index.tune import Trial
 from vicinal.artifact import MANIFEST, read_manifest
@@ -103,18 +104,37 @@ def refresh_value(report: "RefreshReport") -> JsonObject:
         "quarantined_count": report.embedded.quarantined_count,
         "count": built.count if built else None,
         "recall": built.recall if built else None,
+        "drift": report.drift.to_json() if report.drift else None,
         "gate": {check.name: asdict(check) for check in published.checks} if published else {},
         "seconds": report.seconds,
     }
+
+
+def print_drift(drift: DriftReport) -> None:
+    """Prints how new items differ from old ones."""
+    table = Table(title=f"drift: {drift.new_count} new items against {drift.old_count} old ones -> {drift.advice}")
+    for name in ("test", "value", "by chance", "detectable from", "shifted"):
+        table.add_column(name)
+    for test in drift.tests:
+        shifted = "yes" if test.shifted else "no"
+        table.add_row(test.name, f"{test.value:.3f}", f"{test.expected:.3f}", f"{test.detectable:.3f}", shifted)
+    for source, ratio in drift.sources.items():
+        table.add_row(f"  error of {source}", f"{ratio:.3f}", "1.000", "", "")
+    console = Console()
+    console.print(table)
+    for reason in drift.reasons:
+        console.print(f"  {reason}", markup=False)
 
 
 def print_refresh(report: "RefreshReport") -> None:
     """Prints what a refresh did."""
     table = Table(title=f"refresh: {report.action} ({report.reason})", show_header=False)
     for name, value in refresh_value(report).items():
-        if name not in {"action", "reason", "gate"}:
+        if name not in {"action", "reason", "gate", "drift"}:
             table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
     Console().print(table)
+    if report.drift:
+        print_drift(report.drift)
     if report.published:
         print_checks(report.published)
 
