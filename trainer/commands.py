@@ -48,6 +48,7 @@ def pretrain(
 ) -> None:
     """Train an encoder on the unlabelled images of IMAGES, a folder, archive or corpus spec."""
     from trainer import pretrain as stage
+    from trainer.allocator import keep_memory
     from trainer.config import PretrainConfig
     from trainer.progress import listening
     from vicinal.config import from_mapping, read_toml, with_overrides
@@ -55,6 +56,7 @@ def pretrain(
 
     if (images is None) == (resume is None):
         raise click.UsageError("name the images to train on, or --resume a run")
+    keep_memory()
     if resume is not None:
         with listening() as listener:
             result = stage.resume(Store(workspace), resume, listener=listener)

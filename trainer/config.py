@@ -34,7 +34,7 @@ class ViewConfig:
     """Further, smaller views (multi-crop, arXiv:2006.09882)."""
     local_ratio: float = 0.5
     """Side of a smaller view, as a fraction of the full one."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: tuple[float, float] = (0.3, 1.0)
     """Area of a crop, as a fraction of the image."""
     local_scale: tuple[float, float] = (0.08, 0.25)
     """The same for the smaller views."""
@@ -70,7 +70,7 @@ class OptimizerConfig:
 
     name: Literal["muon", "sgd", "lars", "adamw"] = "muon"
     """Muon takes the matrices and kernels, AdamW what is left; the others take all."""
-    lr: float = 0.03
+    lr: float = 0.05
     """Peak learning rate: of Muon, relative to the norm of a weight; for a batch of 256 for the others."""
     adam_lr: float = 2e-3
     """Peak learning rate of the AdamW beside Muon."""
@@ -104,7 +104,7 @@ class PretrainConfig:
     """1 or 3; None: from the images."""
     resolutions: tuple[float, ...] = (0.75, 0.875, 1.0)
     """Sides of the views over equal parts of the budget, as fractions of the full side."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Images in a step, over all processes."""
     seed: int = 0
     """Of initialisation, sampling and views."""

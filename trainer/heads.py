@@ -2,7 +2,10 @@
 
 import itertools
 
+import torch
 from torch import nn
+from torch.nn import functional
+from typing_extensions import override
 
 
 def projector(dimensions: tuple[int, ...], *, last_norm: bool = False, last_affine: bool = True) -> nn.Sequential:
@@ -23,3 +26,21 @@ def projector(dimensions: tuple[int, ...], *, last_norm: bool = False, last_affi
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+class Prototypes(nn.Module):
+    """Cosines of embeddings to learned prototypes.
+
+    Args:
+        dimension: D.
+        count: prototypes, K.
+    """
+
+    def __init__(self, dimension: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dimension))
+
+    @override
+    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Returns cosines of shape (B, K), in [-1, 1]."""
+        return functional.normalize(x_BD.float(), dim=1) @ functional.normalize(self.weight, dim=1).t()

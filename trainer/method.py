@@ -40,7 +40,7 @@ class Views:
     local: tuple[torch.Tensor, ...] = ()
     """Smaller views x_BChw."""
     plain_BCHW: torch.Tensor | None = None
-    """The images themselves at full size, normalised; only where the method asks for them."""
+    """The images themselves at full size, float in [0, 1]; only where the method asks for them."""
     rows_B: torch.Tensor
     """Row numbers of the images in the data set, int64."""
     generator: torch.Generator
@@ -135,6 +135,20 @@ class JointMethod(Method):
         with torch.autocast(z_MD.device.type, enabled=False):
             loss = self.loss(z_MD.float().unflatten(0, (count, -1)))
         return StepOutput(loss=loss, embeddings=(y_VBD[0], y_VBD[1]))
+
+
+def forward_views(backbone: nn.Module, head: nn.Module, views: Views) -> tuple[torch.Tensor, torch.Tensor]:
+    """Passes full views in one batch and smaller views in another, then all through a head.
+
+    Returns:
+        Embeddings of the full views y_VBD, float32, detached; outputs of the head for all views, (V, B, K),
+        full views first.
+    """
+    count, batch = len(views.full), len(views.rows_B)
+    full_MD = backbone(torch.cat(views.full))
+    parts = [full_MD, backbone(torch.cat(views.local))] if views.local else [full_MD]
+    outputs = head(torch.cat(parts)).unflatten(0, (count + len(views.local), batch))
+    return full_MD.detach().float().unflatten(0, (count, batch)), outputs
 
 
 def load(name: str) -> type[Method]:

@@ -49,6 +49,7 @@ class PretrainModule(lightning.LightningModule):
         self.plan = plan
         self.last: StepOutput | None = None
         self.views_seen = 0
+        self._progress = 0.0
 
     @override
     def configure_optimizers(self) -> optimizer.MixedOptimizer:
@@ -64,7 +65,7 @@ class PretrainModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Returns the loss of a batch; sets this step's learning rate first."""
         assert batch.step == self.global_step, "the loader and the trainer count the same steps"
-        progress = self.budget.progress(batch.step)
+        self._progress = progress = self.budget.progress(batch.step)
         for opt in self.trainer.optimizers:
             assert isinstance(opt, optimizer.MixedOptimizer)
             opt.set_factor(optimizer.factor(self.rates, progress))
@@ -81,9 +82,10 @@ class PretrainModule(lightning.LightningModule):
         return self.last.loss.total
 
     @override
-    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
-        """Lets teachers follow."""
-        self.method.after_step(self.backbone, progress=self.budget.progress(self.global_step))
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the update, then lets teachers follow, before anything looks at the step or saves it."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.backbone, progress=self._progress)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

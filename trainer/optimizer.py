@@ -51,10 +51,11 @@ class MixedOptimizer(torch.optim.Optimizer):
         return result
 
 
-def orthogonalize(g_OI: torch.Tensor, *, steps: int = 5) -> torch.Tensor:
+def orthogonalize(g_OI: torch.Tensor, *, steps: int = 3) -> torch.Tensor:
     """Returns the nearest semi-orthogonal matrix, roughly, by a quintic Newton-Schulz iteration.
 
-    "Muon", K. Jordan and others, 2024; singular values end between about 0.7 and 1.2.
+    "Muon", K. Jordan and others, 2024. Three iterations, as in its fast CIFAR-10 runs: the large singular
+    values end between about 0.7 and 1.2, the small ones grow several times.
 
     Args:
         g_OI: a matrix; worked on in bfloat16.

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -16,15 +15,13 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from trainer import method as methods
-from trainer.budget import Budget
-from trainer.cache import ImageCache, open_or_build, sample_shape
-from trainer.config import OptimizerConfig, PretrainConfig, ViewConfig
-from trainer.data import Sampler, StepLoader
+from trainer.cache import ImageCache, open_or_build
+from trainer.config import PretrainConfig
+from trainer.data import StepLoader
 from trainer.export import RUN, export, find_run
-from trainer.module import Plan, PretrainModule
 from trainer.monitor import KnnMonitor
 from trainer.probe import ProbeResult, probe
-from trainer.views import ViewMaker
+from trainer.setup import architecture_of, make_module, resolve
 from trainer.watch import CHECKPOINT, Report, Watch
 from vicinal.artifact import storage_guard
 from vicinal.config import from_mapping, to_mapping
@@ -86,24 +83,14 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
         TrainingStoppedError: the run went bad; its last good checkpoint is kept.
         StorageError: the disk is full or failed.
     """
-    cls = methods.load(config.method)
-    config = replace(
-        config,
-        views=to_mapping(_merged(ViewConfig, cls.views, config.views, section="views")),
-        optimizer=to_mapping(_merged(OptimizerConfig, cls.optimizer, config.optimizer, section="optimizer")),
-    )
     device = resolve_device(config.device)
-    if config.channels is None or config.image_size is None:
-        channels, side = sample_shape(corpus)
-        config = replace(config, channels=config.channels or channels, image_size=config.image_size or side)
-    if config.encoder == "auto":
-        config = replace(config, encoder="resnet18-w32")
-    assert config.image_size is not None
-    assert config.channels is not None
-    backbone = _backbone(config)
-    preprocessing = Preprocessing(channels=config.channels, height=config.image_size, width=config.image_size)
+    config, why = resolve(config, corpus, device=device)
+    architecture = architecture_of(config)
+    side, channels = architecture["image_size"], architecture["channels"]
+    backbone = create(**architecture)
+    preprocessing = Preprocessing(channels=channels, height=side, width=side)
     cache = open_or_build(store.root / "work" / "images", corpus, preprocessing, progress=listener.reading)
-    _check_count(cache, corpus, least=cls.least_batch)
+    _check_count(cache, corpus, least=methods.load(config.method).least_batch)
     mean, std = _statistics(cache)
     preprocessing = replace(preprocessing, mean=mean, std=std)
     found = _precision(config, backbone, device)
@@ -112,7 +99,7 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
     facts = {
         "corpus": corpus,
         "config": to_mapping(config),
-        "architecture": _architecture(config),
+        "architecture": architecture,
         "preprocessing": to_mapping(preprocessing),
         "data_digest": cache.digest,
         "image_count": len(cache.x_NCHW),
@@ -122,7 +109,7 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
     with storage_guard(directory):
         directory.mkdir(parents=True)
         (directory / RUN).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    listener.said(_chosen(config, cache, found, device))
+    listener.said(_chosen(config, cache, found, device) + why)
     return _fit(store, _Run(directory=directory, cache=cache, facts=facts), listener=listener, resumed=False)
 
 
@@ -162,7 +149,7 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
     directory, cache, facts = run.directory, run.cache, run.facts
     started = time.monotonic()
     config = from_mapping(PretrainConfig, facts["config"], where=str(directory / RUN))
-    module, sampler = _module(config, cache, from_mapping(Preprocessing, facts["preprocessing"], where=RUN))
+    module, sampler = make_module(config, cache, from_mapping(Preprocessing, facts["preprocessing"], where=RUN))
     monitor = None
     bfloat16 = config.precision == "bfloat16"
     assert config.image_size is not None
@@ -200,35 +187,6 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
     )
 
 
-def _module(config: PretrainConfig, cache: ImageCache, preprocessing: Preprocessing) -> tuple[PretrainModule, Sampler]:
-    assert config.image_size is not None
-    assert config.channels is not None
-    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed)
-    torch.manual_seed(config.seed)
-    backbone = _backbone(config)
-    context = methods.MethodContext(
-        dimension=backbone.dimension,
-        image_count=len(cache.x_NCHW),
-        channels=config.channels,
-        image_size=config.image_size,
-        batch_size=sampler.batch_size,
-        backbone=backbone,
-    )
-    maker = ViewMaker(
-        from_mapping(ViewConfig, config.views, where="views"), mean=preprocessing.mean, std=preprocessing.std
-    )
-    sizes = tuple(max(8, round(config.image_size * part / 4) * 4) for part in config.resolutions)
-    module = PretrainModule(
-        backbone.to(memory_format=torch.channels_last),
-        methods.create(config.method, config.method_options, context),
-        maker=maker,
-        rates=from_mapping(OptimizerConfig, config.optimizer, where="optimizer"),
-        budget=Budget(config.budget, steps_per_epoch=sampler.steps_per_epoch),
-        plan=Plan(sizes=sizes, batch_size=sampler.batch_size, seed=config.seed),
-    )
-    return module, sampler
-
-
 def _trainer(config: PretrainConfig, directory: Path, watch: Watch) -> lightning.Trainer:
     device = resolve_device(config.device)
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -248,19 +206,6 @@ def _trainer(config: PretrainConfig, directory: Path, watch: Watch) -> lightning
     )
 
 
-def _backbone(config: PretrainConfig) -> Backbone:
-    architecture = _architecture(config)
-    return create(str(architecture.pop("name")), **architecture)
-
-
-def _architecture(config: PretrainConfig) -> dict[str, Any]:
-    return {"name": config.encoder, "channels": config.channels, "image_size": config.image_size}
-
-
-def _merged(cls: type, default: Any, changes: dict[str, Any], *, section: str) -> Any:
-    return from_mapping(cls, to_mapping(default) | changes, where=section)
-
-
 def _statistics(cache: ImageCache) -> tuple[tuple[float, ...], tuple[float, ...]]:
     x_NCHW = cache.x_NCHW[:: max(1, len(cache.x_NCHW) // _STATISTICS)].astype(np.float32) / 255.0
     mean_C, std_C = x_NCHW.mean(axis=(0, 2, 3)), x_NCHW.std(axis=(0, 2, 3))
@@ -271,7 +216,7 @@ def _statistics(cache: ImageCache) -> tuple[tuple[float, ...], tuple[float, ...]
 def _precision(config: PretrainConfig, backbone: Backbone, device: torch.device) -> ProbeResult:
     if config.precision != "auto":
         return ProbeResult(bfloat16=config.precision == "bfloat16", images_per_second={})
-    architecture = _architecture(config)
+    architecture = architecture_of(config)
     return probe(backbone, channels=architecture["channels"], size=architecture["image_size"], device=device)
 
 

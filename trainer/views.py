@@ -45,7 +45,7 @@ class ViewMaker:
             rows_B: their row numbers, handed on.
             size: side of the full views in pixels.
             generator: of every draw, on the device of the images.
-            plain: also hand on the images themselves, resized and normalised.
+            plain: also hand on the images themselves, resized, in [0, 1].
         """
         config = self.config
         pixels_BCHW = x_BCHW.float().div_(255.0)
@@ -57,7 +57,7 @@ class ViewMaker:
             self._view(pixels_BCHW, local_size, config.count + number, config.local_scale, generator)
             for number in range(config.local_count)
         )
-        whole = self.normalize(resize(pixels_BCHW, size)) if plain else None
+        whole = resize(pixels_BCHW, size) if plain else None
         return Views(full=full, local=local, plain_BCHW=whole, rows_B=rows_B, generator=generator)
 
     def _view(

@@ -20,7 +20,7 @@ def drawing(kind: str, random: np.random.Generator, side: int = 16) -> np.ndarra
         "cross": (abs(rows) < 1.5) | (abs(columns) < 1.5),
     }[kind]
     shade = random.uniform(120, 230) * ink + random.normal(20, 12, ink.shape)
-    return shade.clip(0, 255).astype(np.uint8)
+    return np.asarray(shade.clip(0, 255), dtype=np.uint8)
 
 
 def write_drawings(folder: Path, *, per_kind: int, seed: int = 0) -> Path:

@@ -16,7 +16,7 @@ from vicinal import plugins
 BATCH, DIMENSION = 12, 16
 
 
-def make(name: str) -> methods.Method:
+def make(name: str) -> methods.JointMethod:
     """Makes a method whose loss has no batch normalisation of its own."""
     torch.manual_seed(0)
     context = methods.MethodContext(
@@ -28,6 +28,7 @@ def make(name: str) -> methods.Method:
         backbone=nn.Linear(DIMENSION, DIMENSION),
     )
     method = methods.create(name, {}, context)
+    assert isinstance(method, methods.JointMethod)
     if hasattr(method, "predictor"):
         method.predictor = nn.Identity()
     return method
@@ -44,13 +45,14 @@ def measure(rank: int, world: int) -> dict[str, dict[str, object]]:
     result: dict[str, dict[str, object]] = {}
     for name in joint_names():
         method = make(name)
-        width = 1024 if name in {"barlow_twins", "simsiam"} else 32
-        z_VBD = torch.randn(2, BATCH, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        width = [layer for layer in method.projector.modules() if isinstance(layer, nn.Linear)][-1].out_features
+        generator = torch.Generator().manual_seed(1)
+        z_VBD = torch.randn(2, BATCH, width, generator=generator, dtype=torch.float64)
         share = BATCH // world
         local = z_VBD[:, rank * share : (rank + 1) * share].clone().requires_grad_()
         total = method.double().loss(local).total
-        total.backward()
-        result[name] = {"loss": float(total.detach()), "gradient": (local.grad / world).tolist()}
+        (gradient,) = torch.autograd.grad(total, local)
+        result[name] = {"loss": float(total.detach()), "gradient": (gradient / world).tolist()}
     return result
 
 

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def worker():
     spec = importlib.util.spec_from_file_location("gloo_worker", WORKER)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

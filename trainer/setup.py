@@ -1,0 +1,90 @@
+"""From a configuration to what Lightning trains: defaults filled in, module and sampler made."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trainer import method as methods
+from trainer.budget import Budget
+from trainer.cache import ImageCache, sample_shape
+from trainer.choose import encoder_for
+from trainer.config import OptimizerConfig, PretrainConfig, ViewConfig
+from trainer.data import Sampler
+from trainer.module import Plan, PretrainModule
+from trainer.views import ViewMaker
+from vicinal.config import from_mapping, to_mapping
+from vicinal.modalities.image import Preprocessing
+from vicinal.modalities.image.backbones import create
+
+
+def resolve(config: PretrainConfig, corpus: str, *, device: torch.device) -> tuple[PretrainConfig, str]:
+    """Fills in what the configuration leaves open: the method's views and optimiser, size, channels, encoder.
+
+    Args:
+        config: as the user gave it.
+        corpus: spec of the corpus; a few of its images are looked at.
+        device: where it will be trained.
+
+    Returns:
+        The configuration, and what was chosen and why as the end of a sentence.
+
+    Raises:
+        InvalidArgumentError: no such method.
+        InvalidConfigError: an unknown key or a wrong value in a section.
+        InvalidCorpusError: the corpus cannot be read.
+    """
+    cls = methods.load(config.method)
+    config = replace(
+        config,
+        views=to_mapping(_merged(ViewConfig, cls.views, config.views, section="views")),
+        optimizer=to_mapping(_merged(OptimizerConfig, cls.optimizer, config.optimizer, section="optimizer")),
+    )
+    channels, side = config.channels, config.image_size
+    if channels is None or side is None:
+        found = sample_shape(corpus)
+        channels, side = channels or found[0], side or found[1]
+    config = replace(config, channels=channels, image_size=side)
+    if config.encoder != "auto":
+        return config, ""
+    name, why = encoder_for(image_size=side, device=device, budget=config.budget)
+    return replace(config, encoder=name), f"; chose {name}: {why}"
+
+
+def architecture_of(config: PretrainConfig) -> dict[str, Any]:
+    """Returns what ``backbones.create`` takes, from a resolved configuration."""
+    return {"name": config.encoder, "channels": config.channels, "image_size": config.image_size}
+
+
+def make_module(
+    config: PretrainConfig, cache: ImageCache, preprocessing: Preprocessing
+) -> tuple[PretrainModule, Sampler]:
+    """Makes module and sampler from a resolved configuration, initialised by its seed."""
+    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed)
+    torch.manual_seed(config.seed)
+    backbone = create(**architecture_of(config))
+    context = methods.MethodContext(
+        dimension=backbone.dimension,
+        image_count=len(cache.x_NCHW),
+        channels=preprocessing.channels,
+        image_size=preprocessing.height,
+        batch_size=sampler.batch_size,
+        backbone=backbone,
+    )
+    maker = ViewMaker(
+        from_mapping(ViewConfig, config.views, where="views"), mean=preprocessing.mean, std=preprocessing.std
+    )
+    sizes = tuple(max(8, round(preprocessing.height * part / 4) * 4) for part in config.resolutions)
+    module = PretrainModule(
+        backbone.to(memory_format=torch.channels_last),
+        methods.create(config.method, config.method_options, context),
+        maker=maker,
+        rates=from_mapping(OptimizerConfig, config.optimizer, where="optimizer"),
+        budget=Budget(config.budget, steps_per_epoch=sampler.steps_per_epoch),
+        plan=Plan(sizes=sizes, batch_size=sampler.batch_size, seed=config.seed),
+    )
+    return module, sampler
+
+
+def _merged(cls: type, default: Any, changes: dict[str, Any], *, section: str) -> Any:
+    return from_mapping(cls, to_mapping(default) | changes, where=section)
