@@ -67,6 +67,9 @@ class SearchStream:
                 yield reply
                 self._window.release()
             await reader
+        except BaseExceptionGroup as group:
+            # A message that is none ends the stream as a call, with its own error.
+            raise group.exceptions[0] from None
         finally:
             reader.cancel()
 
