@@ -152,10 +152,11 @@ def rollback(*, workspace: Path, as_json: bool) -> None:
 @json_option
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Newest snapshots to keep.")
 def gc(*, workspace: Path, as_json: bool, keep: int) -> None:
-    """Remove old snapshots that are not active, pinned or open, and what crashed writers left behind."""
+    """Remove old snapshots that are not active, pinned or open, and what only they or crashed writers left."""
+    from index.collect import collect
     from vicinal.store import Store
 
-    removed = Store(workspace).collect(keep=keep)
+    removed = collect(Store(workspace), keep=keep)
     text = "\n".join(f"removed {name}" for name in removed) or "nothing to remove"
     _show({"removed": removed}, as_json=as_json, table=lambda: click.echo(text))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from index import kind as kinds
 from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT
+from index.device import Placement, open_on_gpu, resolve_device
 from index.exact import best_first, exact_search, pair_scores, squared_norms
 from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
@@ -33,7 +34,21 @@ class Engine:
         self._metric = metric
         self._vectors_ND = vectors_ND
         self._norms_N: F32Array | None = None
-        self._searcher = self._kind.open(directory, metric=metric)
+        self._searcher: kinds.Searcher = self._kind.open(directory, metric=metric)
+
+    def move_to(self, directory: Path, *, device: str, kind: str) -> None:
+        """Puts the index on the GPUs, where they are asked for and there.
+
+        Args:
+            directory: where the index is.
+            device: ``auto``, ``cpu`` or ``gpu``.
+            kind: name of its kind.
+
+        Raises:
+            FailedPreconditionError: ``gpu`` where it cannot be.
+        """
+        if resolve_device(device, kind=kind) == "gpu":
+            self._searcher = open_on_gpu(directory, placement=Placement())
 
     @property
     def is_exact(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from index.blas import load_faiss
+from index.device import train
 from index.kind import INDEX_FILE, Source
 from index.storage import faiss_metric, read_faiss, write_faiss
 from vicinal.errors import InvalidArgumentError
@@ -152,7 +153,7 @@ class IvfKind(abc.ABC):
         cluster.seed, cluster.niter = source.seed, _CLUSTER_ROUNDS
         cluster.min_points_per_centroid, cluster.max_points_per_centroid = 1, _SAMPLE_PER_LIST
         sample_ND = self._sample(source, params)
-        faiss_index.train(sample_ND)
+        faiss_index = train(faiss_index, sample_ND)
         _add(faiss_index, source.vectors_ND)
         write_faiss(faiss_index, source.directory / INDEX_FILE)
 

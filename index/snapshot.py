@@ -52,7 +52,7 @@ _LARGEST_NORM = 1e15
 class Snapshot:
     """A snapshot that is open; safe to search from several threads. Made by ``Snapshot.open``."""
 
-    def __init__(self, path: Path, manifest: Manifest, held: IO[bytes]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, held: IO[bytes], *, device: str) -> None:
         body = manifest.body
         self.path = path
         self.name = f"snapshots/{path.name}"
@@ -79,14 +79,16 @@ class Snapshot:
         self._engine = Engine(path, kind=self.kind, params=self.params, metric=self.metric, vectors_ND=self.vectors_ND)
 
     @classmethod
-    def open(cls, path: Path, *, verify: bool = True) -> Self:
+    def open(cls, path: Path, *, verify: bool = True, device: str = "cpu") -> Self:
         """Opens a snapshot, memory-mapped; it is not collected while it is open.
 
         Args:
             path: its directory.
             verify: compare the checksum of every file first.
+            device: where the index is searched: ``cpu``, ``gpu``, or ``auto`` for a GPU where there is one.
 
         Raises:
+            FailedPreconditionError: ``gpu`` where there is none, or for a kind that cannot be there.
             SnapshotNotFoundError: there is no snapshot at that path.
             CorruptArtifactError: a file is missing, truncated, changed or of an unknown version; it is named.
         """
@@ -97,7 +99,7 @@ class Snapshot:
         try:
             fcntl.flock(held, fcntl.LOCK_SH)
             manifest = read_manifest(path, kind="snapshot", version=FORMAT_VERSION, verify=verify)
-            return cls(path, manifest, held)
+            return cls(path, manifest, held, device=device)
         except (KeyError, TypeError) as error:
             held.close()
             raise CorruptArtifactError(

@@ -16,7 +16,7 @@ from vicinal.errors import DimensionMismatchError, InvalidArgumentError, Invalid
 from vicinal.store import Store
 from vicinal.types import F32Array, Metric, Neighbors
 
-COUNT, DIMENSION = 2000, 16
+COUNT, DIMENSION = 1200, 16
 
 
 @dataclass(frozen=True)

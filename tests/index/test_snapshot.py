@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import kind as kinds
 from index.build import BuildConfig, build
 from index.snapshot import Snapshot
 from tests.index.made_vectors import AddEmbeddings, clustered
@@ -18,25 +17,6 @@ from vicinal.errors import (
 )
 from vicinal.store import Store
 from vicinal.types import Metric
-
-
-@pytest.mark.parametrize("metric", list(Metric))
-@pytest.mark.parametrize("kind", kinds.names())
-def test_snapshot_finds_what_exact_search_finds(
-    store: Store, add_embeddings: AddEmbeddings, kind: str, metric: Metric
-) -> None:
-    x_ND = clustered(3040, 16)
-    add_embeddings(x_ND[:3000], metric=metric)
-    report = build(store, config=BuildConfig(kind=kind, recall=0.98, query_count=100))
-    with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
-        x_QD = x_ND[3000:]
-        found = snapshot.search(x_QD, neighbor_count=10)
-        truth = snapshot.exact(x_QD, neighbor_count=10)
-        recall = (found.scores_QK >= truth.scores_QK[:, -1:] - 1e-4).mean()
-        assert recall > 0.93
-        assert (found.counts_Q == 10).all()
-        assert (np.diff(found.scores_QK, axis=1) <= 0).all()
-        assert report.recall >= 0.95
 
 
 @pytest.mark.parametrize("metric", list(Metric))
