@@ -77,6 +77,7 @@ class Snapshot:
         if not self.vectors_ND.shape == (self.count, self.dimension) or len(self.items) != self.count:
             raise CorruptArtifactError(f"{path} holds {self.vectors_ND.shape} vectors and {len(self.items)} items")
         self._engine = Engine(path, kind=self.kind, params=self.params, metric=self.metric, vectors_ND=self.vectors_ND)
+        self._engine.move_to(path, device=device, kind=self.kind)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True, device: str = "cpu") -> Self:
