@@ -98,7 +98,7 @@ class AuthConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserveConfig:
-    """Metrics, logs and traces."""
+    """Metrics and logs."""
 
     metrics_host: str = "127.0.0.1"
     """Address of the Prometheus endpoint."""
@@ -112,8 +112,6 @@ class ObserveConfig:
     """Seconds between recall probes; 0 probes never."""
     probe_queries: int = 8
     """Queries of each probe, 1 to 1,000."""
-    otlp_endpoint: str = ""
-    """OpenTelemetry collector (``http://host:4317``); empty traces nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +127,7 @@ class ServeConfig:
     auth: AuthConfig = field(default_factory=AuthConfig)
     """API keys."""
     observe: ObserveConfig = field(default_factory=ObserveConfig)
-    """Metrics, logs and traces."""
+    """Metrics and logs."""
 
 
 def load_config(

@@ -22,12 +22,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from serving.admission import Admission
 from serving.context import Call
+from serving.failures import bug_of, one_line, without_secrets
 from vicinal.codec import STATUS_KEY, encode_status
 from vicinal.errors import (
     CancelledError,
     Code,
     DeadlineExceededError,
-    InternalError,
     InvalidArgumentError,
     UnimplementedError,
     VicinalError,
@@ -268,26 +268,11 @@ class _Wire:
         if isinstance(error, CancelledError):
             call.cancelled = True
         call.request_id = call.request_id or self._request_id(context)
-        known = error if isinstance(error, VicinalError) else self._bug(error, call)
+        known = error if isinstance(error, VicinalError) else bug_of(error, call)
         self._note(call, known.code, started_s)
-        shown = self._clean(known)
+        shown = without_secrets(known, self._wiring.secrets)
         trailing = ((STATUS_KEY, encode_status(shown)), (REQUEST_ID_KEY, call.request_id))
-        await context.abort(_STATUS[int(shown.code)], _ascii(shown.message), trailing)
-
-    def _bug(self, error: BaseException, call: Call) -> VicinalError:
-        if not isinstance(error, Exception):
-            raise error
-        logger.error("%s failed, request id %s", self._name, call.request_id, exc_info=error)
-        return InternalError(
-            f"a bug in the server; its log has the details under request id {call.request_id}",
-            metadata={"request_id": call.request_id},
-        )
-
-    def _clean(self, error: VicinalError) -> VicinalError:
-        message = error.message
-        for secret, stand_in in self._wiring.secrets:
-            message = message.replace(secret, stand_in)
-        return type(error)(message, metadata=error.metadata, field=error.field)
+        await context.abort(_STATUS[int(shown.code)], one_line(shown.message), trailing)
 
     def _note(self, call: Call, code: int, started_s: float) -> None:
         seconds = time.monotonic() - started_s
@@ -299,7 +284,3 @@ def _remaining_s(context: Any) -> float | None:
     # The stubs of grpc leave out that a call may have no deadline.
     remaining_s: float | None = context.time_remaining()
     return remaining_s
-
-
-def _ascii(text: str) -> str:
-    return text[:1024].replace("\n", " ")

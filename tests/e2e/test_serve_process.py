@@ -44,8 +44,12 @@ def serving(workspace: Path, *words: str) -> Iterator[tuple["subprocess.Popen[by
             time.sleep(0.02)
         yield process, json.loads(ready.read_text())["address"]
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         if process.stderr is not None:
             process.stderr.close()
 
