@@ -14,7 +14,7 @@ import numpy as np
 
 from vicinal.types import F32Array, I64Array
 
-_PRIOR_SIGMA = 0.7
+_PRIOR_SIGMA = 0.4
 """Standard deviation of the prior of the logarithm of the temperature."""
 _REACH = math.log(40)
 _ROOT_STEPS = 40

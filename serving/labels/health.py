@@ -149,9 +149,9 @@ def _center(snapshot: Snapshot) -> F32Array:
 
 
 def _exact_groups(snapshot: Snapshot) -> list[list[int]]:
-    digests = np.array(snapshot.items.column("digest").to_pylist())
-    order = np.argsort(digests, kind="stable")
-    ends = np.flatnonzero(digests[order][1:] != digests[order][:-1]) + 1
+    codes_N = snapshot.items.column("digest").combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(codes_N, kind="stable")
+    ends = np.flatnonzero(codes_N[order][1:] != codes_N[order][:-1]) + 1
     groups = [sorted(group.tolist()) for group in np.split(order, ends) if group.size > 1]
     return sorted(groups, key=lambda group: (-len(group), group))
 

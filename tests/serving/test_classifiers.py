@@ -135,7 +135,7 @@ def test_temperature_has_the_least_penalised_loss() -> None:
 
     def cost(temperature: float) -> float:
         return float(
-            log_losses(z_NC * 7, y_N, temperature=temperature).sum() + (np.log(temperature / 5) / 0.7) ** 2 / 2
+            log_losses(z_NC * 7, y_N, temperature=temperature).sum() + (np.log(temperature / 5) / 0.4) ** 2 / 2
         )
 
     assert cost(found) <= min(cost(found * 1.05), cost(found / 1.05)) + 1e-3
