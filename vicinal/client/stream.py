@@ -55,22 +55,40 @@ class Pending:
         """Whether every query has been answered."""
         return self._ended and not self._sent
 
-    def requests(self) -> Iterator[pb.StreamSearchRequest]:
-        """Yields what a new connection has to be sent; older ones stop."""
+    def open(self) -> int:
+        """Returns the number of a new connection; older ones stop, and what is unanswered is sent again."""
         with self._lock:
             self._epoch += 1
             self._again = deque(self._sent.values())
-            epoch = self._epoch
-        while True:
-            with self._lock:
-                if self._epoch != epoch:
-                    return
-                request = self._again.popleft() if self._again else None
-            if request is None:
-                request = self._take(epoch)
-            if request is None:
-                return
+            return self._epoch
+
+    def requests(self) -> Iterator[pb.StreamSearchRequest]:
+        """Yields what a new connection has to be sent, waiting for room in the window."""
+        epoch = self.open()
+        while (request := self.take(epoch, wait=True)) is not None:
             yield request
+
+    def take(self, epoch: int, *, wait: bool) -> pb.StreamSearchRequest | None:
+        """Returns what a connection has to be sent next, None when there is nothing more for it.
+
+        Args:
+            epoch: the connection.
+            wait: wait for room in the window.
+
+        Raises:
+            BlockingIOError: there is no room, and ``wait`` is false.
+        """
+        with self._lock:
+            if self._epoch != epoch:
+                return None
+            if self._again:
+                return self._again.popleft()
+        while not self._free.acquire(blocking=wait, timeout=_LOOK_S if wait else None):
+            if not wait:
+                raise BlockingIOError
+            if self._epoch != epoch:
+                return None
+        return self._take(epoch)
 
     def accept(self, reply: pb.StreamSearchResponse) -> Iterator[SearchResult | VicinalError]:
         """Takes an answer, and yields what can be given back in order.
@@ -95,9 +113,6 @@ class Pending:
             raise self._broken
 
     def _take(self, epoch: int) -> pb.StreamSearchRequest | None:
-        while not self._free.acquire(timeout=_LOOK_S):
-            if self._epoch != epoch:
-                return None
         with self._lock:
             if self._epoch != epoch or self._ended:
                 self._free.release()
@@ -158,12 +173,14 @@ async def run_async(
 ) -> AsyncIterator[SearchResult | VicinalError]:
     """Drives a stream of the asyncio client; as ``run_sync``."""
     failures = 0
+    room = asyncio.Event()
     while not pending.done:
-        stream = start(_in_thread(pending.requests()))
+        stream = start(_requests(pending, room))
         try:
             async for reply in stream:
                 failures = 0
                 for result in pending.accept(reply):
+                    room.set()
                     yield result
             pending.check()
         except grpc.aio.AioRpcError as error:
@@ -176,10 +193,15 @@ async def run_async(
             stream.cancel()
 
 
-async def _in_thread(requests: Iterator[pb.StreamSearchRequest]) -> AsyncIterator[pb.StreamSearchRequest]:
-    # Taking the next query may wait for the window, which must not hold up the event loop.
+async def _requests(pending: Pending, room: asyncio.Event) -> AsyncIterator[pb.StreamSearchRequest]:
+    epoch = pending.open()
     while True:
-        request = await asyncio.to_thread(next, requests, None)
+        room.clear()
+        try:
+            request = pending.take(epoch, wait=False)
+        except BlockingIOError:
+            await room.wait()
+            continue
         if request is None:
             return
         yield request

@@ -1,0 +1,143 @@
+"""Callers of a server, in a process of their own: python -m benchmarks.serve_load --help. Writes one JSON object.
+
+Every caller asks one query after the other, from its own place in the queries; the clock starts when
+all are connected and warm.
+"""
+
+import argparse
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Ask = Callable[[np.ndarray], list[str]]
+
+
+def main() -> None:
+    """Runs the callers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", required=True, choices=["vicinal", "chroma", "milvus-lite", "redis"])
+    parser.add_argument("--mode", default="unary", choices=["unary", "stream", "batch"])
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--queries", type=Path, required=True)
+    parser.add_argument("--callers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--neighbors", type=int, default=10)
+    parser.add_argument("--effort", type=int, default=0)
+    arguments = parser.parse_args()
+    x_QD = np.load(arguments.queries, allow_pickle=False)
+    ours = arguments.peer == "vicinal"
+    print(json.dumps(asyncio.run(_vicinal(arguments, x_QD)) if ours else _threads(arguments, x_QD)))
+
+
+class _Callers:
+    """The callers of our server."""
+
+    def __init__(self, arguments: argparse.Namespace, x_QD: np.ndarray) -> None:
+        self.arguments = arguments
+        self.x_QD = x_QD
+        self.options: dict[str, Any] = {"neighbor_count": arguments.neighbors}
+        if arguments.effort:
+            self.options["effort"] = arguments.effort
+        self.latencies: list[float] = []
+        self.found: dict[int, list[str]] = {}
+        self.count = 0
+
+    async def unary(self, number: int, client: Any, until: float) -> None:
+        place = number * len(self.x_QD) // self.arguments.callers
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            reply = await client.search(self.x_QD[place], **self.options)
+            self.latencies.append(time.perf_counter() - start)
+            self.count += 1
+            self.found.setdefault(place, reply.item_ids)
+            place = (place + 1) % len(self.x_QD)
+
+    async def batch(self, number: int, client: Any, until: float) -> None:  # noqa: ARG002
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            reply = await client.batch_search(self.x_QD, **self.options)
+            self.latencies.append(time.perf_counter() - start)
+            self.count += len(reply)
+            if not self.found:
+                self.found = {place: reply[place].item_ids for place in range(len(reply))}
+
+    async def stream(self, number: int, client: Any, until: float) -> None:  # noqa: ARG002
+        def queries() -> Iterator[np.ndarray]:
+            while time.perf_counter() < until:
+                yield from self.x_QD[:256]
+
+        place = 0
+        async for reply in client.stream_search(queries(), **self.options):
+            self.count += 1
+            self.found.setdefault(place, reply.item_ids)
+            place = (place + 1) % min(256, len(self.x_QD))
+
+
+async def _vicinal(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
+    from vicinal.client import AsyncClient
+
+    callers = _Callers(arguments, x_QD)
+    clients = [AsyncClient(arguments.address) for _ in range(arguments.callers)]
+    await asyncio.gather(*(client.search(x_QD[0], **callers.options) for client in clients))
+    run = getattr(callers, arguments.mode)
+    start = time.perf_counter()
+    await asyncio.gather(*(run(n, client, start + arguments.seconds) for n, client in enumerate(clients)))
+    seconds = time.perf_counter() - start
+    await asyncio.gather(*(client.close() for client in clients))
+    return _result(callers.count, seconds, callers.latencies, callers.found)
+
+
+def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
+    from benchmarks.serve_peers import connect
+
+    latencies: list[float] = []
+    found: dict[int, list[str]] = {}
+    counts = [0] * arguments.callers
+    ready = threading.Barrier(arguments.callers + 1)
+    begin = threading.Event()
+
+    def caller(number: int) -> None:
+        ask: Ask = connect(arguments.peer, arguments.address, neighbors=arguments.neighbors, effort=arguments.effort)
+        place = number * len(x_QD) // arguments.callers
+        ask(x_QD[place])
+        ready.wait()
+        begin.wait()
+        until = time.perf_counter() + arguments.seconds
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            ids = ask(x_QD[place])
+            latencies.append(time.perf_counter() - start)
+            found.setdefault(place, ids)
+            counts[number] += 1
+            place = (place + 1) % len(x_QD)
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(arguments.callers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    start = time.perf_counter()
+    begin.set()
+    for thread in threads:
+        thread.join()
+    return _result(sum(counts), time.perf_counter() - start, latencies, found)
+
+
+def _result(count: int, seconds: float, latencies: list[float], found: dict[int, list[str]]) -> dict[str, Any]:
+    p50_s, p99_s = np.percentile(latencies, [50, 99]) if latencies else (0.0, 0.0)
+    return {
+        "count": count,
+        "queries_per_second": count / seconds,
+        "p50_ms": 1000 * float(p50_s),
+        "p99_ms": 1000 * float(p99_s),
+        "found": {str(place): ids for place, ids in found.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
