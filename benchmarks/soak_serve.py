@@ -1,0 +1,203 @@
+"""A server under everything at once: python -m benchmarks.soak_serve --minutes 60, or --requests 1000000.
+
+Good clients (unary, batch, stream) beside slow, cancelling and malformed ones, while snapshots are
+swapped and workers killed. Ends with exit code 1 if a good request failed, a reply was not what the
+snapshot it names gives alone, a generation went back on a connection, or memory grew.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from benchmarks.index_data import mixture, put
+from index.build import BuildConfig, build
+from index.snapshot import Snapshot
+from tests.serving.hostile import BAD_CODES, attack
+from vicinal.client import AsyncClient, RetryPolicy, SearchResult
+from vicinal.errors import VicinalError
+from vicinal.store import Store
+
+SNAPSHOTS = 4
+K = 5
+PATIENT = RetryPolicy(attempt_count=60, max_s=0.5)
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, root: Path, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.store = Store.create(root)
+        self.x_QD = mixture(1, 32, query_count=200, seed=99).x_QD
+        self.truth: dict[str, list[list[str]]] = {}
+        self.seen: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.memory: list[tuple[float, int]] = []
+        self.until = time.monotonic() + 60 * arguments.minutes
+
+    def prepare(self) -> None:
+        """Builds snapshots of other content, and what each of them answers alone."""
+        for number in range(SNAPSHOTS):
+            put(self.store, mixture(3000, 32, query_count=1, seed=number), seed=number)
+            build(self.store, config=BuildConfig(kind="hnsw"))
+            with Snapshot.open(self.store.path("snapshots", "latest")) as snapshot:
+                found = snapshot.search(self.x_QD, neighbor_count=K)
+                self.truth[snapshot.name] = [snapshot.items.item_ids(rows) for rows in found.rows_QK]
+        self.store.activate("1")
+
+    @property
+    def over(self) -> bool:
+        """Whether time is up, or enough was asked."""
+        good = self.seen["unary"] + self.seen["batch"] + self.seen["stream"]
+        return time.monotonic() > self.until or good >= int(self.arguments.requests)
+
+    def check(self, query: int, reply: SearchResult, last: int) -> int:
+        """Holds a reply to what its snapshot gives alone."""
+        if sorted(reply.item_ids) != sorted(self.truth[reply.snapshot.name][query]):
+            self.problems.append(f"a reply of {reply.snapshot.name} to query {query} is not its own")
+        if reply.snapshot.generation < last:
+            self.problems.append("a generation went back on a connection")
+        return reply.snapshot.generation
+
+    async def unary(self, address: str, seed: int) -> None:
+        """Asks one query after the other."""
+        rng, last = random.Random(seed), 0
+        async with AsyncClient(address, retry=PATIENT) as client:
+            while not self.over:
+                query = rng.randrange(len(self.x_QD))
+                reply = await client.search(self.x_QD[query], neighbor_count=K)
+                # A killed worker ends the connection; the next one may be to a worker that is a swap behind.
+                last = self.check(query, reply, 0 if self.arguments.kill_s else last)
+                self.seen["unary"] += 1
+
+    async def batch(self, address: str) -> None:
+        """Asks all queries at once."""
+        async with AsyncClient(address, retry=PATIENT) as client:
+            while not self.over:
+                reply = await client.batch_search(self.x_QD, neighbor_count=K)
+                for query, one in enumerate(reply):
+                    self.check(query, one, 0)
+                self.seen["batch"] += len(reply)
+                await asyncio.sleep(0.05)
+
+    async def stream(self, address: str) -> None:
+        """Streams queries."""
+        async with AsyncClient(address, retry=PATIENT) as client:
+            places = itertools.cycle(range(len(self.x_QD)))
+            asked = (self.x_QD[place] for place in itertools.takewhile(lambda _: not self.over, places))
+            query = 0
+            async for reply in client.stream_search(asked, neighbor_count=K):
+                if isinstance(reply, VicinalError):
+                    raise reply
+                self.check(query, reply, 0)
+                query = (query + 1) % len(self.x_QD)
+                self.seen["stream"] += 1
+
+    async def nuisance(self, address: str, seed: int) -> None:
+        """Hangs up half way, reads slowly, and sends what is no message."""
+        rng = random.Random(seed)
+        async with AsyncClient(address, retry=RetryPolicy(attempt_count=1)) as client:
+            while not self.over:
+                task = asyncio.ensure_future(client.batch_search(self.x_QD, neighbor_count=500))
+                await asyncio.sleep(rng.random() * 0.05)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                self.seen["cancelled"] += 1
+                try:
+                    seen = await attack(address, count=20, seed=rng.randrange(10**9), callers=2)
+                except grpc.RpcError:
+                    continue
+                self.seen["hostile"] += sum(seen.values())
+                self.problems += [f"{code.name} for a hostile message" for code in BAD_CODES if seen[code.name]]
+
+    async def trouble(self, pid: int) -> None:
+        """Swaps snapshots, kills workers, and looks at the memory of the server."""
+        swapped = killed = time.monotonic()
+        for swap in itertools.count(1):
+            while time.monotonic() - swapped < self.arguments.swap_s and not self.over:
+                await asyncio.sleep(0.05)
+            if self.over:
+                return
+            swapped = time.monotonic()
+            self.store.activate(str(1 + swap % SNAPSHOTS))
+            self.seen["swaps"] += 1
+            workers = _children(pid)
+            self.memory.append((time.monotonic(), sum(_resident(worker) for worker in workers)))
+            if self.arguments.kill_s and workers and time.monotonic() - killed > self.arguments.kill_s:
+                killed = time.monotonic()
+                os.kill(random.choice(workers), signal.SIGKILL)
+                self.seen["kills"] += 1
+
+    async def run(self, address: str, pid: int) -> None:
+        """Runs everything at once."""
+        good = [self.unary(address, seed) for seed in range(self.arguments.callers)]
+        others = [self.batch(address), self.stream(address), self.nuisance(address, 7), self.trouble(pid)]
+        for result in await asyncio.gather(*good, *others, return_exceptions=True):
+            if isinstance(result, BaseException):
+                self.problems.append(f"{type(result).__name__}: {result}")
+
+    def growth(self) -> float:
+        """Returns the memory of the last third of the run over that of the middle one."""
+        sizes = [size for _, size in self.memory]
+        third = len(sizes) // 3
+        return float(np.median(sizes[-third:]) / np.median(sizes[third:-third])) if third else 1.0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def _resident(pid: int) -> int:
+    try:
+        return 4096 * int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def main() -> None:
+    """Runs, and says what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--swap-s", type=float, default=2.0, help="seconds between swaps")
+    parser.add_argument("--kill-s", type=float, default=30.0, help="seconds between kills of a worker; 0 kills none")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        soak = Soak(Path(folder) / "workspace", arguments)
+        soak.prepare()
+        ready = Path(folder) / "ready.json"
+        words = ["serve", "-w", str(soak.store.root), "--port", "0", "--ready-file", str(ready)]
+        words += ["--processes", str(arguments.processes), "--set", "observe.log_level=error"]
+        server = subprocess.Popen([sys.executable, "-m", "vicinal", *words])
+        try:
+            while not ready.exists():
+                time.sleep(0.05)
+            known: dict[str, Any] = json.loads(ready.read_text(encoding="utf-8"))
+            soak.until = time.monotonic() + 60 * arguments.minutes
+            asyncio.run(soak.run(str(known["address"]), server.pid))
+        finally:
+            server.terminate()
+            code = server.wait()
+    growth = soak.growth()
+    print(json.dumps({**soak.seen, "memory_growth": round(growth, 3), "exit_code": code, "problems": soak.problems}))
+    sys.exit(1 if soak.problems or code or (len(soak.memory) > 30 and growth > 1.05) else 0)
+
+
+if __name__ == "__main__":
+    main()
