@@ -7,11 +7,12 @@ import numpy as np
 from serving.fewshot.models import Fit, Models
 from serving.generation import Generation
 from serving.labels import proposals
+from serving.labels.columns import allowed_rows
 from serving.labels.encode import encode_set
 from serving.labels.log import LabelLog
 from serving.labels.propose import Wanted, propose
 from serving.labels.suggest import COUNT_LIMIT, Known, choose_strategy, suggest
-from vicinal.errors import FailedPreconditionError, InvalidArgumentError, InvalidLabelError, UnimplementedError
+from vicinal.errors import FailedPreconditionError, InvalidArgumentError, InvalidLabelError
 from vicinal.types import I64Array
 from vicinal.v1 import fewshot_service_pb2, types_pb2
 from vicinal.v1 import label_service_pb2 as pb
@@ -92,9 +93,9 @@ class LabelWork:
         return encode_set(found, missing_count=missing_count)
 
     def _open_rows(self, generation: Generation, name: str, wanted: types_pb2.Filter | None) -> I64Array:
-        if wanted is not None:
-            raise UnimplementedError("this server does not filter proposals yet; leave the filter out", field="filter")
         open_N = np.ones(generation.snapshot.count, dtype=bool)
+        if wanted is not None:
+            open_N = allowed_rows(self._log, generation, wanted).copy()
         for item_id in self._log.labelled_items(name):
             row = generation.snapshot.items.find(item_id)
             if row is not None:

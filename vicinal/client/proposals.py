@@ -17,6 +17,7 @@ from vicinal.client.label_results import (
 )
 from vicinal.codec import decode_ref
 from vicinal.v1 import label_service_pb2 as pb
+from vicinal.v1 import types_pb2
 
 
 def propose(
@@ -25,6 +26,7 @@ def propose(
     classifier: str = "auto",
     min_probability: float | None = None,
     proposal_count: int = 0,
+    where: types_pb2.Filter | None = None,
     timeout_s: float | None = None,
 ) -> Call[ProposeResult]:
     """Proposes labels for unlabelled items by a classifier fitted to the set.
@@ -34,6 +36,7 @@ def propose(
         classifier: a name from ``list_classifiers``.
         min_probability: at least this probability, in [0, 1]; None for 0.5.
         proposal_count: this many at most; 0 for 10,000.
+        where: only items that match this filter.
         timeout_s: seconds to wait for the answer; None takes the client's.
     """
     request = pb.ProposeRequest(
@@ -41,6 +44,7 @@ def propose(
         classifier=classifier,
         min_probability=min_probability,
         proposal_count=proposal_count,
+        filter=where,
     )
     return label_call("Propose", request, pb.ProposeResponse, _decode_propose, timeout_s=timeout_s, retry=False)
 
@@ -125,7 +129,12 @@ def reject_proposals(
 
 
 def suggest_next(
-    name: str, *, item_count: int = 20, strategy: str = "auto", timeout_s: float | None = None
+    name: str,
+    *,
+    item_count: int = 20,
+    strategy: str = "auto",
+    where: types_pb2.Filter | None = None,
+    timeout_s: float | None = None,
 ) -> Call[SuggestResult]:
     """Suggests the items that are worth labelling next.
 
@@ -133,9 +142,10 @@ def suggest_next(
         name: of the set.
         item_count: wanted, 1 to 1,000.
         strategy: ``auto``, ``typical``, ``k_center``, ``margin`` or ``random``.
+        where: only items that match this filter.
         timeout_s: seconds to wait for the answer; None takes the client's.
     """
-    request = pb.SuggestNextRequest(name=label_set_name(name), item_count=item_count, strategy=strategy)
+    request = pb.SuggestNextRequest(name=label_set_name(name), item_count=item_count, strategy=strategy, filter=where)
     return label_call("SuggestNext", request, pb.SuggestNextResponse, _decode_suggest, timeout_s=timeout_s)
 
 
