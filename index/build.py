@@ -168,6 +168,7 @@ def _describe(source: Embeddings) -> JsonObject:
         "embeddings": f"embeddings/{source.version}",
         "encoder": f"encoders/{source.encoder.removeprefix('encoders/')}" if source.encoder else None,
         "corpora": list(source.corpora),
+        "delta_number": int(source.manifest.body.get("delta_number", 0)),
     }
 
 

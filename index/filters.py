@@ -6,19 +6,34 @@ A null satisfies no comparison; it satisfies only "is null", and the opposite of
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vicinal.errors import InvalidArgumentError, NotFoundError, did_you_mean
-from vicinal.item_table import ItemTable
 from vicinal.types import BoolArray
 
 Operator = Literal["in", "less", "less_or_equal", "greater", "greater_or_equal", "prefix", "is_null"]
 Value = bool | int | float | str | datetime
 Columns = Mapping[str, "pa.Array[Any] | pa.ChunkedArray[Any]"]
+
+
+class Items(Protocol):
+    """What is read of an item table."""
+
+    count: int
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every column and its type."""
+        ...
+
+    def column(self, name: str) -> "pa.ChunkedArray[Any]":
+        """Returns one column, of ``count`` values."""
+        ...
+
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 1_000
@@ -86,7 +101,7 @@ def conditions_of(where: Filter, *, depth: int = 1) -> Iterator[Condition]:
         yield from conditions_of(member, depth=depth + 1)
 
 
-def matching(where: Filter, items: ItemTable, *, columns: Columns | None = None) -> BoolArray:
+def matching(where: Filter, items: Items, *, columns: Columns | None = None) -> BoolArray:
     """Returns which items satisfy a filter, bool (N,).
 
     Args:
@@ -106,7 +121,7 @@ def matching(where: Filter, items: ItemTable, *, columns: Columns | None = None)
     return _evaluate(where, items, columns or {})
 
 
-def _evaluate(where: Filter, items: ItemTable, columns: Columns) -> BoolArray:
+def _evaluate(where: Filter, items: Items, columns: Columns) -> BoolArray:
     if isinstance(where, Condition):
         return _compare(where, items, columns)
     if isinstance(where, NoneOf):
@@ -119,7 +134,7 @@ def _evaluate(where: Filter, items: ItemTable, columns: Columns) -> BoolArray:
     return mask_N
 
 
-def _compare(condition: Condition, items: ItemTable, columns: Columns) -> BoolArray:
+def _compare(condition: Condition, items: Items, columns: Columns) -> BoolArray:
     column = find_column(condition.column, items, columns)
     _check_values(condition)
     if condition.operator == "is_null":
@@ -136,7 +151,7 @@ def _compare(condition: Condition, items: ItemTable, columns: Columns) -> BoolAr
     return np.asarray(pc.fill_null(matched, False), dtype=np.bool_)  # noqa: FBT003 - Arrow's signature
 
 
-def find_column(name: str, items: ItemTable, columns: Columns) -> Any:
+def find_column(name: str, items: Items, columns: Columns) -> Any:
     """Returns a column of the caller or of the table.
 
     Raises:

@@ -10,11 +10,12 @@ import numpy as np
 
 from index.build import BuildConfig, BuildReport, build
 from index.coarse import Coarse
+from index.delta import Delta
 from index.drift import DriftReport, measure_drift
 from index.embed import EmbedReport, embed
 from index.plots import plot_drift
 from index.publish import Gates, PublishReport, publish
-from index.unite import Changes, compare, unite
+from index.unite import Changes, Folded, compare, unite
 from vicinal.artifact import read_manifest, storage_guard
 from vicinal.embeddings import Embeddings
 from vicinal.errors import InvalidArgumentError, NoEncoderError
@@ -104,13 +105,14 @@ def refresh(
     assert embedded.version is not None, "a refresh runs on one rank"
     old = Embeddings.open(store.path("embeddings", base))
     fresh = Embeddings.open(store.path("embeddings", embedded.version))
-    changes = compare(old, fresh, prune=config.prune)
+    folded = _pending(store, old, body)
+    changes = compare(old, fresh, prune=config.prune, folded=folded)
     drift = _look_for_drift(store, active, old, fresh, changes)
     action, reason = decide(changes, config, body, drift=drift)
     built, published = None, None
     if action != "none":
         tell(f"{action}: {reason}")
-        version = unite(store, old, fresh, changes)
+        version = unite(store, old, fresh, changes, folded=folded)
         built = build(
             store,
             embeddings=version,
@@ -130,6 +132,16 @@ def refresh(
         built=built,
         published=published,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _pending(store: Store, old: Embeddings, body: JsonObject) -> Folded:
+    """Returns what came through the API since the snapshot that is served was built."""
+    delta = Delta(store, fingerprint=old.fingerprint, dimension=old.dimension, metric=old.metric)
+    return Folded(
+        number=delta.number,
+        pending=delta.changes(after=int(body.get("delta_number", 0))),
+        settled=frozenset(delta.changes()),
     )
 
 
@@ -176,7 +188,7 @@ def decide(
         raise InvalidArgumentError(f"cannot add: {why_not}; use rebuild", field="action")
     if config.action != "auto":
         return config.action, "asked for"
-    grown = len(changes.added_rows) / max(1, len(changes.kept_rows))
+    grown = (len(changes.added_rows) + changes.folded_count) / max(1, len(changes.kept_rows))
     if not why_not and grown > _MOST_GROWTH:
         why_not = f"{grown:.0%} more items than the index was trained on"
     if not why_not and drift is not None and drift.advice != "add":

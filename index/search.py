@@ -11,6 +11,7 @@ import numpy as np
 
 from index.filter_tuning import candidates_for
 from index.filters import Columns, Filter
+from index.live import LiveSelection, LiveSnapshot
 from index.selection import FILTER_RECALL, OVERFETCH_SHARE, Selection
 from index.snapshot import Snapshot
 from index.unwanted import Grouping, Page, Unwanted
@@ -59,7 +60,7 @@ class SearchPlan:
 
 
 def search(
-    snapshot: Snapshot,
+    snapshot: Snapshot | LiveSnapshot,
     x_QD: F32Array,
     options: SearchOptions,
     *,
@@ -69,7 +70,7 @@ def search(
     """Finds the neighbours of queries.
 
     Args:
-        snapshot: where to search.
+        snapshot: where to search; live with the changes that came after it.
         x_QD: query vectors, float32 (Q, D).
         options: how to search.
         exclude_rows: a row for each query never to return, such as the queried item's own, int64 (Q,); -1 for none.
@@ -117,7 +118,7 @@ def search(
     return fill(fetch, unwanted.keep, query_count=len(x_QD), limit=limit, first=first, total=total), plan
 
 
-def resolve_effort(snapshot: Snapshot, options: SearchOptions) -> int:
+def resolve_effort(snapshot: Snapshot | LiveSnapshot, options: SearchOptions) -> int:
     """Returns the effort that options ask for, 0 for exact search.
 
     Raises:
@@ -143,7 +144,9 @@ def _is_plain(options: SearchOptions) -> bool:
     return dropping == (None, None, None) and not options.excluded_item_ids and not options.exclude_duplicates
 
 
-def _plan(snapshot: Snapshot, selection: Selection | None, *, effort: int, count: int) -> SearchPlan:
+def _plan(
+    snapshot: Snapshot | LiveSnapshot, selection: Selection | LiveSelection | None, *, effort: int, count: int
+) -> SearchPlan:
     if selection is not None and (selection.share < OVERFETCH_SHARE or snapshot.is_exact(count, effort)):
         if effort == 0 or selection.is_gathered(
             max(candidates_for(snapshot.filter_candidates, selection.share), count)

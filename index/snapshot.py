@@ -71,7 +71,7 @@ class Snapshot:
         self.encoder_path: Path | None = encoder if encoder.is_dir() else None
         self.filter_candidates = tuple((float(share), int(count)) for share, count in body["filter_candidates"])
         self._held: IO[bytes] | None = held
-        self._coarse = Coarse.open(path)
+        self.coarse = Coarse.open(path)
         self._selections: OrderedDict[Filter, Selection] = OrderedDict()
         self._selections_lock = threading.Lock()
         if not self.vectors_ND.shape == (self.count, self.dimension) or len(self.items) != self.count:
@@ -228,6 +228,10 @@ class Snapshot:
         """Returns the recall that was measured at an effort, 0 where none was; exact search has 1."""
         return 1.0 if self._engine.is_exact else expected_recall(self.curve, effort)
 
+    def vectors_of(self, rows: I64Array) -> F32Array:
+        """Returns the embeddings of rows, float32 (R, D)."""
+        return np.ascontiguousarray(self.vectors_ND[rows])
+
     def is_exact(self, neighbor_count: int, effort: int) -> bool:
         """Returns whether a search with that count and effort compares with every item."""
         # An index that returns a good part of the items does more work than a scan.
@@ -250,7 +254,7 @@ class Snapshot:
                 self._selections.move_to_end(where)
                 return known
         mask_N = matching(where, self.items, columns=columns)
-        selection = Selection(mask_N, vectors_ND=self.vectors_ND, metric=self.metric, coarse=self._coarse)
+        selection = Selection(mask_N, vectors_ND=self.vectors_ND, metric=self.metric, coarse=self.coarse)
         if not columns:
             with self._selections_lock:
                 self._selections[where] = selection

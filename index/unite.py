@@ -1,13 +1,15 @@
 """Unites the embeddings that are served with freshly embedded ones: one row an item, old rows first."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from index.delta import Change
 from vicinal.embeddings import Embeddings, EmbeddingsInfo, write_embeddings
 from vicinal.errors import FingerprintMismatchError
-from vicinal.item_table import Item
+from vicinal.items import Item, merge_kinds
 from vicinal.store import Store
 from vicinal.types import F32Array, I64Array
 
@@ -30,22 +32,42 @@ class Changes:
     """New ids whose content a vanished id had."""
     vanished_count: int
     """Items of the old embeddings, of the corpora read, that the fresh ones lack."""
+    folded_count: int = 0
+    """Items that the API had added, replaced or deleted."""
     is_extension: bool
     """Whether every old row stays, so that an index can be extended."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing would change."""
-        return self.is_extension and not len(self.added_rows)
+        return self.is_extension and not len(self.added_rows) and not self.folded_count
 
 
-def compare(old: Embeddings, fresh: Embeddings, *, prune: bool) -> Changes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """Changes that came through the API, to be folded into the union."""
+
+    number: int = 0
+    """Number of the last record that is folded in."""
+    pending: Mapping[str, Change] = field(default_factory=dict)
+    """Last change of each item since the snapshot that is served."""
+    settled: frozenset[str] = frozenset()
+    """Ids that the API ever changed: there the corpora have no say."""
+
+    @property
+    def added(self) -> list[Change]:
+        """The changes that are items."""
+        return [change for change in self.pending.values() if change.item is not None]
+
+
+def compare(old: Embeddings, fresh: Embeddings, *, prune: bool, folded: Folded | None = None) -> Changes:
     """Compares embeddings by item id and content.
 
     Args:
         old: what is served.
         fresh: what the corpora hold now; perhaps not all corpora that ``old`` came from.
         prune: drop vanished items of the sources that ``fresh`` covers.
+        folded: changes that came through the API.
 
     Raises:
         FingerprintMismatchError: they come from different encoders.
@@ -70,8 +92,15 @@ def compare(old: Embeddings, fresh: Embeddings, *, prune: bool) -> Changes:
     changed_n = np.array(
         [digest_of.get(item_id, digest) != digest for item_id, digest in known.items()], dtype=np.bool_
     )
-    gone_n = changed_n | (vanished_n if prune else np.zeros_like(vanished_n))
-    added = [row for row, item_id in enumerate(fresh_ids) if known.get(item_id) != fresh_digests[row]]
+    folded = folded or Folded()
+    settled_n = np.array([item_id in folded.settled for item_id in old_ids], dtype=np.bool_)
+    pending_n = np.array([item_id in folded.pending for item_id in old_ids], dtype=np.bool_)
+    gone_n = pending_n | (~settled_n & (changed_n | (vanished_n if prune else np.zeros_like(vanished_n))))
+    added = [
+        row
+        for row, item_id in enumerate(fresh_ids)
+        if known.get(item_id) != fresh_digests[row] and item_id not in folded.settled
+    ]
     lost = {old_digests[row] for row in np.flatnonzero(vanished_n)}
     new_ids = [row for row in added if fresh_ids[row] not in known]
     return Changes(
@@ -81,11 +110,12 @@ def compare(old: Embeddings, fresh: Embeddings, *, prune: bool) -> Changes:
         changed_count=int(changed_n.sum()),
         moved_count=sum(fresh_digests[row] in lost for row in new_ids),
         vanished_count=int(vanished_n.sum()),
+        folded_count=len(folded.pending),
         is_extension=not gone_n.any(),
     )
 
 
-def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes) -> str:
+def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes, *, folded: Folded | None = None) -> str:
     """Writes the union as a new version of the embeddings.
 
     Args:
@@ -93,6 +123,7 @@ def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes) ->
         old: what is served.
         fresh: what the corpora hold now.
         changes: what ``compare`` found.
+        folded: changes that came through the API.
 
     Returns:
         The new version.
@@ -106,13 +137,21 @@ def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes) ->
         fingerprint=old.fingerprint,
         encoder=old.encoder,
         corpora=tuple(dict.fromkeys((*old.corpora, *fresh.corpora))),
-        details={"base": old.version, "fresh": fresh.version},
+        details={"base": old.version, "fresh": fresh.version, "delta_number": folded.number if folded else 0},
     )
     kinds = _merge_kinds(old, fresh)
+    added = folded.added if folded else []
+    for change in added:
+        merge_kinds(kinds, {} if change.item is None else change.item.metadata)
     parts = ((old, changes.kept_rows), (fresh, changes.added_rows))
     with store.stage("embeddings") as staging:
-        vectors = (block for part, rows in parts for block in _blocks(part.vectors_ND, rows))
-        items = (item for part, rows in parts for item in _items(part, rows))
+        of_parts = (block for part, rows in parts for block in _blocks(part.vectors_ND, rows))
+        of_changes = [change.vector_D[None, :] for change in added if change.vector_D is not None]
+        vectors = itertools.chain(of_parts, of_changes)
+        items = itertools.chain(
+            (item for part, rows in parts for item in _items(part, rows)),
+            (change.item for change in added if change.item is not None),
+        )
         write_embeddings(staging.path, vectors, items, info=info, kinds=kinds, quarantine=fresh.quarantine())
         return staging.commit()
 

@@ -2,15 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from index.filters import find_column
+from index.filters import Items, find_column
 from vicinal.errors import InvalidArgumentError
-from vicinal.item_table import ItemTable
 from vicinal.types import BoolArray, I64Array, Neighbors
+
+
+class FoundItems(Items, Protocol):
+    """What is read of an item table, with the way from id to row."""
+
+    def find(self, item_id: str) -> int | None:
+        """Returns the row of an id, or None."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +55,7 @@ class Unwanted:
 
     def __init__(
         self,
-        items: ItemTable,
+        items: FoundItems,
         *,
         own_Q: I64Array,
         excluded_item_ids: Sequence[str],

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from index.build import BuildConfig, build
+from index.delta import Delta
 from index.embed import embed
 from index.publish import Gates, publish, rollback
 from index.refresh import RefreshConfig, refresh
 from index.snapshot import Snapshot
+from tests.index.made_vectors import make_item
 from vicinal.embeddings import Embeddings
 from vicinal.encoder import save
 from vicinal.errors import (
@@ -120,6 +122,23 @@ def test_without_prune_vanished_items_stay(served: Store, corpus: Path) -> None:
     with active_snapshot(served) as snapshot:
         assert snapshot.items.find("0010.png") is not None
         assert snapshot.count == 61
+
+
+def test_changes_through_the_api_are_folded_in_and_outlive_the_corpus(served: Store, corpus: Path) -> None:
+    with active_snapshot(served) as before:
+        space = {"fingerprint": before.fingerprint, "dimension": before.dimension, "metric": before.metric}
+        delta = Delta(served, **space)  # type: ignore[arg-type]
+        delta.upsert([make_item(900)], before.vectors_ND[:1] * 2)
+        delta.delete(["0005.png"])
+    report = refresh(served, [str(corpus)])
+    assert (report.action, report.changes.folded_count) == ("rebuild", 2)
+    with active_snapshot(served) as snapshot:
+        assert snapshot.count == 60
+        assert snapshot.items.find("0005.png") is None
+        assert snapshot.items.find("item-000900") == 59
+        number = snapshot.manifest.body["delta_number"]
+    assert Delta(served, **space).changes(after=number) == {}  # type: ignore[arg-type]
+    assert refresh(served, [str(corpus)], config=RefreshConfig(prune=True)).action == "none"
 
 
 def test_a_failed_gate_changes_nothing(served: Store, corpus: Path) -> None:
