@@ -33,6 +33,7 @@ from vicinal.store import Store
 from vicinal.types import JsonObject
 
 _BATCH_PIXELS = 1 << 22
+_LEAST_BATCH = 16
 _TRASH = "trash-"
 
 
@@ -291,5 +292,7 @@ def _device(device: str, rank: Rank) -> str:
 
 
 def _batch_size(model: Encoder) -> int:
+    """Returns a batch that fills the device: on processors one that stays near their caches."""
     pixels = model.preprocessing.height * model.preprocessing.width
-    return max(16, min(256, 1 << (_BATCH_PIXELS // pixels).bit_length() - 1)) if pixels <= _BATCH_PIXELS else 16
+    fitting = 1 << max(_BATCH_PIXELS // pixels, 1).bit_length() - 1
+    return max(_LEAST_BATCH, min(64 if model.device.type == "cpu" else 256, fitting))

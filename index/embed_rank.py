@@ -2,12 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from index.embed_forward import ForwardPool
 from index.embed_launch import Rank
 from index.embed_merge import Base, add_new, shard_path
 from index.embed_plan import Plan
@@ -17,6 +20,8 @@ from index.embed_shards import DIGEST_BYTES, KNOWN, QUARANTINED, DigestIndex, Sh
 from vicinal.corpus import Corpus, Quarantined
 from vicinal.encoder import Encoder
 from vicinal.types import BoolArray, F32Array, Metric, U8Array
+
+_LEAST_WINDOW = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,18 +97,24 @@ class RankJob:
         totals = Totals(total=sum(self._plan.size(number) for number in self._mine))
         waiting = self._pass_by(self._resume(totals), totals)
         progress(totals)
-        ahead = ReadAhead(
-            self._corpora,
-            decode=self._model.decode,
-            is_known=self._needs_no_decoding,
-            workers=workers,
-            window=2 * batch_size,
-        )
-        try:
+        with ExitStack() as stack:
+            ahead = ReadAhead(
+                self._corpora,
+                decode=self._model.decode,
+                is_known=self._needs_no_decoding,
+                workers=workers,
+                window=max(4 * batch_size, _LEAST_WINDOW),
+            )
+            stack.callback(ahead.close)
+            forward = stack.enter_context(ForwardPool(self._model))
             loaded = self._with_known(ahead.stream(self._rows(waiting)))
             for number in waiting:
                 builder = _ShardBuilder(
-                    self._plan.size(number), model=self._model, batch_size=batch_size, salvage=self._salvage
+                    self._plan.size(number),
+                    model=self._model,
+                    forward=forward,
+                    batch_size=batch_size,
+                    salvage=self._salvage,
                 )
                 shard = self._build(builder, loaded, totals=totals, progress=progress)
                 totals.embedded += builder.embedded
@@ -111,8 +122,6 @@ class RankJob:
                 self._remember(shard)
                 _count(totals, shard)
                 progress(totals)
-        finally:
-            ahead.close()
         return totals
 
     def _build(
@@ -207,11 +216,13 @@ class RankJob:
 class _ShardBuilder:
     """Gathers one shard: batches its new contents, and tells repeated ones apart."""
 
-    def __init__(self, size: int, *, model: Encoder, batch_size: int, salvage: Salvage) -> None:
+    def __init__(self, size: int, *, model: Encoder, forward: ForwardPool, batch_size: int, salvage: Salvage) -> None:
         self.size = size
         self._model = model
         self._batch_size = batch_size
         self._salvage = salvage
+        self._pool = forward
+        self._passes: list[tuple[list[int], Future[F32Array]]] = []
         self._batch: dict[int, U8Array] = {}
         self._slots: dict[bytes, int] = {}
         self._x_ND: F32Array = np.zeros((size, model.dimension), np.float32)
@@ -222,7 +233,7 @@ class _ShardBuilder:
         self.embedded = 0
 
     def add(self, place: int, one: Loaded, *, known: bool) -> bool:
-        """Takes the next item; returns whether a forward pass was made."""
+        """Takes the next item; returns whether a forward pass was begun."""
         self._item_ids.append(one.row.item.item_id)
         if one.digest is not None:
             self._digests_N32[place] = _digest_row(one.digest)[0]
@@ -253,7 +264,7 @@ class _ShardBuilder:
         self._quarantine.append(Quarantined(item_id=self._item_ids[place], reason=reason, message=message))
 
     def _forward(self) -> None:
-        self._x_ND[list(self._batch)] = self._model.embed(np.stack(list(self._batch.values())))
+        self._passes.append((list(self._batch), self._pool.submit(list(self._batch.values()))))
         self.embedded += len(self._batch)
         self._batch = {}
 
@@ -261,6 +272,8 @@ class _ShardBuilder:
         """Embeds what is left and returns the shard."""
         if self._batch:
             self._forward()
+        for slots, future in self._passes:
+            self._x_ND[slots] = future.result()
         x_UD = self._x_ND[: len(self._slots)]
         for place in np.flatnonzero(self._unusable(x_UD)[self._states_N] & (self._states_N >= 0)):
             self._refuse(int(place), "NO_DIRECTION", "the encoder gives it a vector of zeros or one that is not finite")
