@@ -23,5 +23,5 @@ def encoder_for(*, image_size: int, device: torch.device, budget: BudgetConfig) 
             return "resnet18-w64-s1", "a GPU and small images: full resolution in the stem"
         return "resnet50", "a GPU and photographs"
     if budget.minutes is not None and budget.minutes > _SHORT_MINUTES:
-        return "resnet18-w32", "a CPU and time enough for two blocks a stage"
-    return "resnet10-w32", "a CPU and a short budget: many views count more than depth"
+        return "resnet18-w32-grid", "a CPU and time enough for two blocks a stage"
+    return "resnet10-w32-grid", "a CPU and a short budget: many views count more than depth"

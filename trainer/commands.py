@@ -98,15 +98,29 @@ def _show_result(result: Any, *, as_json: bool) -> None:
 
 @click.command()
 @_WORKSPACE
-@click.option("--run", default="latest", show_default=True, help="Name of the run.")
+@click.option("--run", help="Name of the run whose last checkpoint becomes an encoder [default: latest].")
+@click.option("--encoder", help="Version of an encoder; with --onnx.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="Write an encoder as one ONNX file, checked for parity.")
 @_JSON
-def export(workspace: Path, run: str, *, as_json: bool) -> None:
-    """Write the last checkpoint of a run as an encoder."""
+def export(workspace: Path, run: str | None, encoder: str | None, onnx: Path | None, *, as_json: bool) -> None:
+    """Write the last checkpoint of a run as an encoder, or an encoder as an ONNX file."""
     from trainer import export as stage
     from vicinal.store import Store
 
-    version = stage.export(Store(workspace), run)
-    click.echo(json.dumps({"encoder": version}) if as_json else f"encoder {version}")
+    store = Store(workspace)
+    if encoder is not None and (onnx is None or run is not None):
+        raise click.UsageError("--encoder goes with --onnx and without --run")
+    if onnx is None or run is not None:
+        encoder = stage.export(store, run or "latest")
+    result: dict[str, Any] = {"encoder": encoder or "latest"}
+    if onnx is not None:
+        from trainer.onnx import export_onnx
+        from vicinal.encoder import Encoder
+
+        loaded = Encoder.load(store.path("encoders", result["encoder"]), device="cpu")
+        result |= {"onnx": str(onnx), "difference": export_onnx(loaded, onnx)}
+    written = f"; {onnx} written, largest difference {result['difference']:.1e}" if onnx is not None else ""
+    click.echo(json.dumps(result) if as_json else f"encoder {result['encoder']}{written}")
 
 
 @click.command("evaluate-encoder")

@@ -34,7 +34,7 @@ class ViewConfig:
     """Further, smaller views (multi-crop, arXiv:2006.09882)."""
     local_ratio: float = 0.5
     """Side of a smaller view, as a fraction of the full one."""
-    crop_scale: tuple[float, float] = (0.3, 1.0)
+    crop_scale: tuple[float, float] = (0.4, 1.0)
     """Area of a crop, as a fraction of the image."""
     local_scale: tuple[float, float] = (0.08, 0.25)
     """The same for the smaller views."""

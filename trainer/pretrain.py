@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from trainer import method as methods
 from trainer.cache import ImageCache, open_or_build
@@ -20,6 +20,7 @@ from trainer.config import PretrainConfig
 from trainer.data import StepLoader
 from trainer.export import RUN, export, find_run
 from trainer.monitor import KnnMonitor
+from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
 from trainer.probe import ProbeResult, probe
 from trainer.setup import architecture_of, make_module, resolve
 from trainer.watch import CHECKPOINT, Report, Watch
@@ -176,6 +177,8 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
         )
         watch.measure_knn(module)
         watch.save(trainer, module)
+    draw_curves(watch.history, directory / CURVES, title=f"{directory.name}: {config.method}, {config.encoder}")
+    draw_views(cache, module.maker, directory / VIEWS, seed=config.seed)
     version = export(store, directory.name)
     return PretrainResult(
         encoder=version,
@@ -191,13 +194,15 @@ def _trainer(config: PretrainConfig, directory: Path, watch: Watch) -> lightning
     device = resolve_device(config.device)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logs = directory / "logs"
+    name = f"{len(list(logs.glob('*'))):03d}"
     return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
         max_epochs=1,
         min_epochs=0,
-        logger=CSVLogger(directory / "logs", name="", version=f"{len(list(directory.glob('logs/*'))):03d}"),
+        logger=[CSVLogger(logs, name="", version=name), TensorBoardLogger(logs, name="", version=name)],
         callbacks=[watch],
         enable_checkpointing=False,
         enable_progress_bar=False,

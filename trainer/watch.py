@@ -25,6 +25,7 @@ CHECKPOINT, WEIGHTS, STATE = "last.ckpt", "last.safetensors", "last.json"
 _CHECK_EVERY = 10
 _LEAST_STD, _LEAST_RANK = 0.02, 1.5
 _PATIENCE = 5
+_STALL_CHECKS, _LEAST_CHANGE = 30, 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class Watch(lightning.Callback):
         self._saved_at = self._told_at = time.monotonic()
         self._told_views = 0
         self._bad = 0
+        self._losses: list[float] = []
         self._knn_due = [0.25, 0.5, 0.75]
         self._knn: float | None = None
 
@@ -176,6 +178,7 @@ class Watch(lightning.Callback):
             )
         health = measure(*module.last.embeddings)
         self._check_collapse(module, health, step)
+        self._check_stall(terms["loss"], step)
         now = time.monotonic()
         report = Report(
             step=step,
@@ -188,9 +191,9 @@ class Watch(lightning.Callback):
         )
         self._told_at, self._told_views = now, module.views_seen
         self.history.reports.append(report)
-        if module.logger is not None:
-            values = {**terms, **asdict(health), "views_per_second": report.views_per_second}
-            module.logger.log_metrics(values | ({} if self._knn is None else {"knn": self._knn}), step=step)
+        values = {**terms, **asdict(health), "views_per_second": report.views_per_second}
+        for logger in module.loggers:
+            logger.log_metrics(values | ({} if self._knn is None else {"knn": self._knn}), step=step)
         self._tell(report)
 
     def _check_collapse(self, module: PretrainModule, health: Health, step: int) -> None:
@@ -201,6 +204,16 @@ class Watch(lightning.Callback):
                 f"the embeddings have collapsed at step {step} (std {health.std:.3f}, effective rank "
                 f"{health.rank:.1f}): all images look alike to the encoder; the last good checkpoint is kept; "
                 f"try a smaller --set optimizer.lr={module.rates.lr / 3:.2g}, a larger batch, or --method simclr"
+            )
+
+    def _check_stall(self, loss: float, step: int) -> None:
+        self._losses = [*self._losses[-_STALL_CHECKS:], loss]
+        spread = max(self._losses) - min(self._losses)
+        if len(self._losses) > _STALL_CHECKS and spread <= _LEAST_CHANGE * abs(loss):
+            raise TrainingStoppedError(
+                f"training has stalled at step {step}: the loss has been {loss:.4g} for {_STALL_CHECKS * _CHECK_EVERY} "
+                "steps; the last good checkpoint is kept; try a larger --set optimizer.lr, or other images: "
+                "these may all be the same"
             )
 
 

@@ -47,7 +47,7 @@ def test_a_run_becomes_an_encoder_that_says_how_it_was_made(store, drawings):
     encoder = Encoder.load(store.path("encoders", result.encoder))
     facts = encoder.manifest.body["metadata"]
     assert facts["config"]["method"] == "simclr"
-    assert facts["config"]["views"]["crop_scale"] == [0.3, 1.0]
+    assert facts["config"]["views"]["crop_scale"] == [0.4, 1.0]
     assert facts["step"] == 6
     assert facts["image_count"] == result.images == 240
     assert set(facts["baselines"]) == {"pixels", "random"}
@@ -57,6 +57,12 @@ def test_a_run_becomes_an_encoder_that_says_how_it_was_made(store, drawings):
     assert "raw pixels" in said[1]
     assert reports[-1].progress == 1.0
     assert "views/s" in reports[-1].line()
+    run = find_run(store, result.run)
+    for name in ("curves.png", "views.png"):
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 200
+    assert (run / "logs" / "000" / "metrics.csv").read_text().startswith("alignment,")
+    assert list((run / "logs" / "000").glob("events.out.tfevents.*"))
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "corinfomax", "exemplar_cnn"])
@@ -118,6 +124,14 @@ def test_collapse_is_stopped_with_a_remedy(store, tmp_path):
     flat = config(400, views={"jitter": 0.0, "crop_scale": (1.0, 1.0)})
     with pytest.raises(TrainingStoppedError, match="collapsed"):
         stage.pretrain(store, str(folder), flat)
+
+
+def test_a_stalled_run_is_stopped_with_a_remedy(store, drawings):
+    frozen = config(
+        400, optimizer={"lr": 0.0, "adam_lr": 0.0}, views={"jitter": 0.0, "crop_scale": (1.0, 1.0), "flip": 0.0}
+    )
+    with pytest.raises(TrainingStoppedError, match="stalled"):
+        stage.pretrain(store, f"{drawings}?limit=16", frozen)
 
 
 def test_few_images_and_fewer_than_a_batch(store, drawings, tmp_path):

@@ -23,7 +23,7 @@ from trainer.method import JointMethod, LossTerms, MethodContext
 class Options:
     """Options of SimCLR."""
 
-    temperature: float = 0.2
+    temperature: float = 0.1
     """Divides the cosines; above 0."""
     decoupled: bool = True
     """Leave the positive out of the denominator."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 from vicinal.errors import InvalidArgumentError, did_you_mean
 from vicinal.modalities.image.resnet import SmallResNet
 
-_SMALL = re.compile(r"resnet(10|18|34)-w(\d{1,3})(-s1)?$")
+_SMALL = re.compile(r"resnet(10|18|34)-w(\d{1,3})(-s1)?(-grid)?$")
 _TORCHVISION = (
     "resnet18",
     "resnet34",
@@ -23,7 +23,14 @@ _TORCHVISION = (
     "mobilenet_v3_small",
     "efficientnet_b0",
 )
-_SMALL_EXAMPLES = ("resnet10-w32", "resnet18-w24", "resnet18-w32", "resnet18-w64-s1", "resnet34-w32")
+_SMALL_EXAMPLES = (
+    "resnet10-w32",
+    "resnet10-w32-grid",
+    "resnet18-w24",
+    "resnet18-w32",
+    "resnet18-w64-s1",
+    "resnet34-w32",
+)
 
 
 class Backbone(nn.Module):
@@ -55,8 +62,9 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
     """Makes a randomly initialised backbone.
 
     Args:
-        name: ``resnet18-w24`` (depth, width; ``-s1`` keeps the full resolution in the stem), a torchvision name
-            such as ``resnet50``, or ``pixels``, which only flattens.
+        name: ``resnet18-w24`` (depth, width; ``-s1`` keeps the full resolution in the stem, ``-grid`` adds a
+            2 x 2 grid of the third stage to the embedding), a torchvision name such as ``resnet50``, or
+            ``pixels``, which only flattens.
         channels: channels of the images, 1 or 3.
         image_size: side of the images in pixels; matters to ``pixels`` and to vision transformers.
 
@@ -69,7 +77,7 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
         depth, width, stem = int(match[1]), int(match[2]), 1 if match[3] else 2
         if width < 8 or width % 8:
             raise InvalidArgumentError(f"encoder {name!r}: the width must be a multiple of 8, got {width}")
-        small = SmallResNet(depth=depth, width=width, channels=channels, stem_stride=stem)
+        small = SmallResNet(depth=depth, width=width, channels=channels, stem_stride=stem, layout=bool(match[4]))
         return Backbone(small, dimension=small.dimension)
     if name in _TORCHVISION:
         return _from_torchvision(name, channels=channels, image_size=image_size)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from vicinal.modalities.image.convolution import Conv2d
 
+_GRID = 2
 _DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
@@ -53,11 +54,13 @@ class SmallResNet(nn.Module):
         width: W, channels of the stem and of the first stage.
         channels: channels of the images.
         stem_stride: 1 or 2.
+        layout: also hand out the third stage on a grid of 2 x 2, so that the embedding says what is where.
     """
 
-    def __init__(self, *, depth: int, width: int, channels: int, stem_stride: int) -> None:
+    def __init__(self, *, depth: int, width: int, channels: int, stem_stride: int, layout: bool) -> None:
         super().__init__()
-        self.dimension = 8 * width
+        self.dimension = (8 + 4 * _GRID**2 if layout else 8) * width
+        self.layout = layout
         self.stem = Conv2d(channels, width, 3, stride=stem_stride, padding=1)
         self.norm = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
@@ -68,14 +71,20 @@ class SmallResNet(nn.Module):
                 channels_out = width << stage
                 blocks.append(BasicBlock(channels_in, channels_out, stride=stride))
                 channels_in = channels_out
-        self.blocks = nn.Sequential(*blocks)
+        last = _DEPTHS[depth][-1]
+        self.blocks = nn.Sequential(*blocks[:-last])
+        self.last = nn.Sequential(*blocks[-last:])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     @override
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns x_BD, the mean over the last feature map."""
+        """Returns x_BD, the mean over the last feature map, and with layout the third stage's grid."""
         x_BCHW = functional.relu(self.norm(self.stem(x_BCHW)), inplace=True)
         x_BCHW = self.blocks(x_BCHW)
-        return x_BCHW.mean(dim=(2, 3))
+        y_BD: torch.Tensor = self.last(x_BCHW).mean(dim=(2, 3))
+        if not self.layout:
+            return y_BD
+        grid_BD = functional.adaptive_avg_pool2d(x_BCHW, _GRID).flatten(1)
+        return torch.cat([y_BD, grid_BD], dim=1)
