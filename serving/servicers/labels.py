@@ -40,6 +40,11 @@ class LabelServicer:
         """What needs both log and snapshot."""
         return LabelWork(self.log, Models(lambda: self.log, self._context.queries))
 
+    def close(self) -> None:
+        """Closes the log, if it was opened; the server is stopping."""
+        if "log" in self.__dict__:
+            self.log.close()
+
     async def CreateLabelSet(self, request: pb.CreateLabelSetRequest, call: Call) -> pb.CreateLabelSetResponse:  # noqa: ARG002, N802
         """Makes a label set."""
         found = await self._run(lambda: self.log.create_set(request.label_set_id, multi_label=request.multi_label))

@@ -203,7 +203,7 @@ def test_a_calibration_decides_what_is_unknown(client: Client) -> None:
 
 def test_bad_calibrations_have_one_clear_answer(client: Client, store: Store) -> None:
     with pytest.raises(InvalidArgumentError, match="did you mean 'precision'"):
-        client.calibrate("x", "open", targets=[CalibrationTarget(name="a", metric="precison")])
+        client.calibrate("x", "open", targets=[CalibrationTarget(name="a", metric="prec1sion")])
     with pytest.raises(InvalidArgumentError, match="wanted 0 to 1"):
         client.calibrate("x", "open", targets=[CalibrationTarget(name="a", metric="f1", value=1.5)])
     with pytest.raises(InvalidArgumentError, match="unknown target"):

@@ -164,7 +164,7 @@ def test_two_people_who_disagree_make_a_conflict_until_one_speaks_again(log: Lab
     assert log.conflicts("pets") == [], "one who changes their mind disagrees with nobody"
 
 
-def test_in_a_multi_label_set_taking_off_anothers_label_is_a_conflict(log: LabelLog) -> None:
+def test_in_a_multi_label_set_taking_off_the_label_of_another_is_a_conflict(log: LabelLog) -> None:
     log.put("tags", entries({"a": "cat", "b": "cat"}, author="ann"))
     log.remove("tags", [("a", "cat")], author="bob")
     log.remove("tags", [("b", "cat")], author="ann")

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.labels import schema
 from serving.labels.log import LabelLog
 from tests.serving.made_labels import entries, held
 from vicinal.errors import (
+    BusyError,
     CorruptArtifactError,
     StorageError,
 )
@@ -69,6 +71,30 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"file/labels\.db"):
         LabelLog(tmp_path / "file" / "labels.db")
+
+
+def test_a_log_that_another_process_holds_is_busy_and_then_free(log: LabelLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_S", 0.05)
+    log.close()
+    other = LabelLog(log.path)
+    with other.writing():
+        with pytest.raises(BusyError, match="another process has been writing"):
+            log.put("pets", entries({"a": "cat"}))
+        assert held(log) == {}, "reading goes on meanwhile"
+    assert log.put("pets", entries({"a": "cat"})).number == 1
+    other.close()
+
+
+def test_a_full_disk_refuses_the_batch_and_keeps_the_rest(log: LabelLog) -> None:
+    log.put("pets", entries({"a": "cat"}))
+    with log.reading() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StorageError, match="full; nothing was acknowledged"):
+        log.put("pets", entries({f"item-{n:06d}": "dog" for n in range(5000)}))
+    assert held(log) == {"a": "cat"}
+    log.close()
+    assert log.put("pets", entries({"b": "dog"})).number == 2, "numbers have no gap"
 
 
 ITEMS = st.sampled_from(["a", "b", "c"])
