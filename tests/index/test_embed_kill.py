@@ -10,7 +10,7 @@ import pytest
 from tests.support.corpora import add_encoder, fill, image_bytes
 from vicinal.store import Store
 
-KILLS = int(os.environ.get("VICINAL_KILLS", "20"))
+KILLS = int(os.environ.get("VICINAL_KILLS", "10"))
 """Set to 200 for the full campaign."""
 
 

@@ -166,10 +166,10 @@ def test_a_folder_that_may_not_be_read_is_an_error_or_a_quarantine_entry(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_links_are_scanned_one_by_one(tmp_path: Path) -> None:
+def test_very_many_links_are_scanned_one_by_one(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     (tmp_path / "links").mkdir()
-    for number in range(100_000):
+    for number in range(20_000):
         (tmp_path / "links" / f"{number}.png").symlink_to("../class0/0000.png")
     with opened(tmp_path) as corpus:
-        assert sum(1 for _ in corpus) == 100_001
+        assert sum(1 for _ in corpus) == 20_001
