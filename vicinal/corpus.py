@@ -280,9 +280,7 @@ def open_corpus(spec: str) -> Corpus:
     corpus.close()
     why = f"; the first entry is {bad.item_id!r}: {bad.message}" if isinstance(bad, Quarantined) else ""
     chosen = " that the options select" if parsed.options else ""
-    raise InvalidCorpusError(
-        f"corpus {spec!r} has no images{chosen}{why}; wanted files such as .jpg, .png or .webp; check the path"
-    )
+    raise InvalidCorpusError(f"corpus {spec!r} has no images{chosen}{why}; wanted files such as .jpg; check the path")
 
 
 def open_corpora(specs: Sequence[str]) -> list[Corpus]:

@@ -48,7 +48,7 @@ def test_an_unknown_id_and_an_unknown_column_are_named(tmp_path: Path) -> None:
     with pytest.raises(ItemNotFoundError, match="'x' among 2"):
         table.row("x")
     with pytest.raises(InvalidArgumentError, match="did you mean 'label'"):
-        table.column("lable")
+        table.column("labels")
 
 
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
