@@ -30,7 +30,7 @@ def node_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_a_node_client_gets_the_same_answers(node_client: Path, vector_server: str) -> None:  # noqa: F811 - a fixture
+def test_a_node_client_gets_the_same_answers(node_client: Path, vector_server: str) -> None:
     words = ["node", "client.js", vector_server, str(PROTOS), str(DIMENSION)]
     done = subprocess.run(words, cwd=node_client, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr

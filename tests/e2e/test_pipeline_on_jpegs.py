@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Jpegs, Shell
-from vicinal.client import Client, SupportExample
+from vicinal.client import Classification, Client, SupportExample
 from vicinal.errors import DimensionMismatchError, InvalidArgumentError, InvalidImageError, ItemNotFoundError
 from vicinal.store import Store
 
@@ -35,6 +35,7 @@ def test_folder_and_archive_are_searched_and_classified(served: Shell, address: 
             for path in sorted((jpegs.folder / label).iterdir())[:10]
         ]
         answer = client.classify([query.read_bytes()], support=support)
+        assert isinstance(answer.results[0], Classification)
         assert answer.results[0].label == "cat"
         assert answer.snapshot == found.snapshot
 
