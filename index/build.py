@@ -17,7 +17,7 @@ from index.kind import Source
 from index.plots import plot_trials
 from index.snapshot import FORMAT_VERSION
 from index.tune import Trial, Wishes, choose, reason_for
-from vicinal.artifact import Manifest, storage_guard, write_manifest
+from vicinal.artifact import Manifest, read_manifest, storage_guard, write_manifest
 from vicinal.config import to_mapping
 from vicinal.embeddings import Embeddings
 from vicinal.errors import InvalidArgumentError
@@ -28,6 +28,8 @@ _FLAT_BYTES = 1 << 22
 """Up to 4 MiB of vectors a scan takes a fraction of a millisecond: nothing is gained by an index."""
 _QUERY_COUNT = 1000
 _FILTER_QUERY_COUNT = 100
+_ALMOST_ALL = 0.9999
+_MEASURED_BELOW = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,17 +127,20 @@ def build(
             kind.extend(extend, part, params)
         build_s = time.perf_counter() - start
         tell("measuring against exact search")
-        curve, how = _measure(name, params, part, config)
+        before = None if extend is None else _body_of(extend)
+        curve, how = _measure(name, params, part, config, before)
         body: JsonObject = {
             **_describe(source),
             "kind": name,
             "params": to_mapping(params),
             "curve": to_json(curve),
-            "default_effort": EXACT_EFFORT if not kind.effort_name else effort_for(curve, min(config.recall, 0.9999)),
+            "default_effort": EXACT_EFFORT
+            if not kind.effort_name
+            else effort_for(curve, min(config.recall, _ALMOST_ALL)),
             "target_recall": config.recall,
             "measured": {"neighbor_count": RECALL_NEIGHBOR_COUNT, "query_count": config.query_count, "queries": how},
             "reason": choice.reason,
-            "filter_candidates": _prepare_filters(part, extend, config),
+            "filter_candidates": _prepare_filters(part, extend, before, config),
             "parent": parent,
             "extended": extend is not None,
             "seed": config.seed,
@@ -148,12 +153,17 @@ def build(
     return _report(version, manifest, choice.trials)
 
 
-def _prepare_filters(part: Source, extend: Path | None, config: BuildConfig) -> list[tuple[float, int]]:
+def _prepare_filters(
+    part: Source, extend: Path | None, before: JsonObject | None, config: BuildConfig
+) -> list[tuple[float, int]]:
     """Writes the lists that filtered search walks, if the corpus is large, and measures how far it must walk."""
     if part.vectors_ND.size < LEAST_FLOATS:
         return []
-    before = None if extend is None else Coarse.open(extend)
-    coarse = Coarse.train(part.vectors_ND, seed=config.seed) if before is None else before.extend(part.vectors_ND)
+    known = None if extend is None else Coarse.open(extend)
+    if known is not None and before is not None:
+        known.extend(part.vectors_ND).write(part.directory)
+        return [(share, count) for share, count in before["filter_candidates"]]
+    coarse = Coarse.train(part.vectors_ND, seed=config.seed)
     coarse.write(part.directory)
     x_QD = perturbed_queries(part.vectors_ND, metric=part.metric, count=_FILTER_QUERY_COUNT, seed=config.seed)
     return tune_candidates(x_QD, part.vectors_ND, metric=part.metric, coarse=coarse, seed=config.seed)
@@ -228,8 +238,14 @@ def _choose(
     )
 
 
-def _measure(name: str, params: Any, part: Source, config: BuildConfig) -> tuple[tuple[CurvePoint, ...], str]:
-    """Opens the index from its files, as a server will, and measures it."""
+def _body_of(snapshot: Path) -> JsonObject:
+    return read_manifest(snapshot, kind="snapshot", version=FORMAT_VERSION, verify=False).body
+
+
+def _measure(
+    name: str, params: Any, part: Source, config: BuildConfig, before: JsonObject | None
+) -> tuple[tuple[CurvePoint, ...], str]:
+    """Opens the index from its files, as a server will, and measures it; of an extended one only around its default."""
     x_ND, metric = part.vectors_ND, part.metric
     x_QD = perturbed_queries(x_ND, metric=metric, count=config.query_count, seed=config.seed)
     queries = with_truth(x_QD, x_ND, metric=metric, how=f"perturbed, seed {config.seed}")
@@ -239,4 +255,13 @@ def _measure(name: str, params: Any, part: Source, config: BuildConfig) -> tuple
         return engine.search(x_QD, neighbor_count=queries.neighbor_count, effort=effort)[0]
 
     efforts = kinds.load(name).efforts(params, count=len(x_ND))
-    return measure_curve(search, queries, x_ND, metric=metric, efforts=efforts), queries.how
+    if before is None or before["default_effort"] == EXACT_EFFORT:
+        return measure_curve(search, queries, x_ND, metric=metric, efforts=efforts), queries.how
+    known = from_json(before["curve"])
+    efforts = tuple(effort for effort in efforts if effort >= before["default_effort"] * _MEASURED_BELOW)
+    enough = (1 + min(config.recall, _ALMOST_ALL)) / 2
+    curve = measure_curve(search, queries, x_ND, metric=metric, efforts=efforts, enough=enough)
+    lower = [point for point in known if point.effort < curve[0].effort and point.recall <= curve[0].recall]
+    higher = [point for point in known if point.effort > curve[-1].effort and point.recall >= curve[-1].recall]
+    carried = f"; below effort {curve[0].effort} and above {curve[-1].effort} as measured before items were added"
+    return (*lower, *curve, *higher), queries.how + carried

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ def gc(*, workspace: Path, as_json: bool, keep: int) -> None:
 @click.option("--prune", is_flag=True, help="Drop items that vanished from the corpora that are read.")
 @click.option("--no-publish", is_flag=True, help="Build and measure, but leave what is served.")
 @click.option("--recall", type=float, default=0.9, show_default=True, help="Gate: recall@10, at least.")
+@click.option("--every", metavar="TIME", help="Again and again, so long after the last began, such as 1h.")
 def refresh(
     *,
     corpora: tuple[str, ...],
@@ -178,18 +180,35 @@ def refresh(
     prune: bool,
     no_publish: bool,
     recall: float,
+    every: str | None,
 ) -> None:
     """Take in new images: embed what is new, build, gate, publish."""
+    import time
+
     from index import refresh as refresher
     from index.publish import Gates
+    from index.quantities import parse_milliseconds
     from index.report import print_refresh, refresh_value
     from vicinal.config import from_mapping
+    from vicinal.errors import VicinalError
     from vicinal.store import Store
 
     values = {"action": action, "prune": prune, "publish": not no_publish, "gates": asdict(Gates(recall=recall))}
     config = from_mapping(refresher.RefreshConfig, values, where="command line")
-    report = refresher.refresh(Store(workspace), corpora, config=config, progress=_tell)
-    _show(refresh_value(report), as_json=as_json, table=lambda: print_refresh(report))
+    pause_s = None if every is None else parse_milliseconds(every) / 1e3
+    while True:
+        start = time.monotonic()
+        try:
+            report = refresher.refresh(Store(workspace), corpora, config=config, progress=_tell)
+            _show(refresh_value(report), as_json=as_json, table=partial(print_refresh, report))
+        except VicinalError as error:
+            # Of many refreshes one may fail, and the next succeed; what is served has not changed.
+            if pause_s is None:
+                raise
+            _tell(f"error: {error.message}")
+        if pause_s is None:
+            return
+        time.sleep(max(0.0, pause_s - (time.monotonic() - start)))
 
 
 @click.command()

@@ -17,7 +17,8 @@ from vicinal.types import F32Array, I64Array, Metric
 
 _TIE_TOLERANCE = 1e-5
 _SINGLE_QUERY_COUNT = 200
-_ENOUGH_RECALL = 0.9995
+ENOUGH_RECALL = 0.9995
+"""Recall from which more effort has nothing more to gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,7 @@ def measure_curve(
     *,
     metric: Metric,
     efforts: Sequence[int],
+    enough: float = ENOUGH_RECALL,
 ) -> tuple[CurvePoint, ...]:
     """Measures efforts in ascending order, and stops where recall has nothing more to gain.
 
@@ -140,6 +142,7 @@ def measure_curve(
         x_ND: embeddings.
         metric: how closeness is computed.
         efforts: what to measure, ascending.
+        enough: recall from which no more effort is measured.
     """
     curve: list[CurvePoint] = []
     for effort in efforts:
@@ -147,7 +150,7 @@ def measure_curve(
         # More effort may measure a hair less; a reader of the curve wants recall to grow with effort.
         floor = curve[-1].recall if curve else 0.0
         curve.append(replace(point, recall=max(point.recall, floor)))
-        if point.recall >= _ENOUGH_RECALL:
+        if point.recall >= enough:
             break
     return tuple(curve)
 

@@ -1,11 +1,14 @@
 """The way of a corpus: embed, build, publish, take in new images, roll back, with a real encoder on real files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from index import commands
 from index.build import BuildConfig, build
 from index.delta import Delta
 from index.embed import embed
@@ -173,3 +176,28 @@ def test_refresh_without_an_encoder_says_so(store: Store, add_embeddings: object
     publish(store)
     with pytest.raises(NoEncoderError):
         refresh(store, ["x"])
+
+
+def test_the_command_refreshes_again_and_again(served: Store, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            raise KeyboardInterrupt
+        write_images(corpus, range(80, 82))
+
+    monkeypatch.setattr("time.sleep", sleep)
+    arguments = [str(corpus), "-w", str(served.root), "--every", "1h", "--json"]
+    result = CliRunner().invoke(commands.refresh, arguments)
+    actions = [json.loads(line)["action"] for line in result.stdout.splitlines() if line.startswith("{")]
+    assert actions == ["none", "add"]
+    assert all(3000 < pause <= 3600 for pause in pauses)
+
+
+def test_the_command_prints_what_was_refreshed(served: Store, corpus: Path) -> None:
+    write_images(corpus, range(60, 90))
+    result = CliRunner().invoke(commands.refresh, [str(corpus), "-w", str(served.root)], catch_exceptions=False)
+    assert result.exit_code == 0
+    for words in ("new_count", "drift", "generation 2"):
+        assert words in result.output
