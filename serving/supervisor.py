@@ -6,6 +6,7 @@ snapshot for itself, so that they share its pages. The supervisor does nothing b
 
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from index.snapshot import ENCODER_DIRECTORY
 from serving.board import Board
 from serving.config import ServeConfig
 from serving.place import Place
@@ -88,6 +90,7 @@ class Supervisor:
             self._board = Board(self._worker_count, method_names())
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             self._life = os.pipe()
+            self._import_shared()
             gc.freeze()
             try:
                 self._supervise()
@@ -96,6 +99,13 @@ class Supervisor:
                 os.close(self._life[1])
                 os.close(self._life[0])
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _import_shared(self) -> None:
+        # What is imported before the fork is shared memory, and a worker that is started again starts at once.
+        with contextlib.suppress(VicinalError):
+            version = self._fixed or self._store.active().snapshot
+            if (self._store.path("snapshots", version) / ENCODER_DIRECTORY).is_dir():
+                importlib.import_module("vicinal.encoder")
 
     def _supervise(self) -> None:
         for worker in self._workers:

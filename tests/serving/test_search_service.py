@@ -168,6 +168,12 @@ def test_batch_gives_each_query_its_own_result_or_error(client: Client) -> None:
     x_QD[2, 3] = np.nan
     reply = client.batch_search(x_QD, neighbor_count=4)
     assert list(reply.errors) == [2]
+    assert [type(one).__name__ for one in reply.results[1:4]] == ["SearchResult", "InvalidVectorError", "SearchResult"]
+    assert reply.results[-1].item_ids == reply[5].item_ids  # type: ignore[union-attr]
+    with pytest.raises(IndexError):
+        reply[6]
+    with pytest.raises(InvalidVectorError):
+        list(reply)
     assert isinstance(reply.errors[2], InvalidVectorError)
     for place in (0, 1, 3, 4, 5):
         alone = client.search(x_QD[place], neighbor_count=4)

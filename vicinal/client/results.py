@@ -1,6 +1,6 @@
 """What the clients return: plain frozen dataclasses with numpy arrays."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -69,17 +69,14 @@ class SearchResult:
 class BatchSearchResult:
     """The neighbors of many queries, in their order; one that was wrong raises its error when it is taken."""
 
-    results: list[SearchResult | VicinalError]
-    """A result or an error for each query."""
+    results: Sequence[SearchResult | VicinalError]
+    """A result or an error for each query; each is decoded when it is taken."""
+    errors: dict[int, VicinalError]
+    """The errors, by the position of their query."""
     snapshot: SnapshotRef
     """The snapshot that answered all of them."""
     plan: Plan
     """How they were answered."""
-
-    @property
-    def errors(self) -> dict[int, VicinalError]:
-        """The errors, by the position of their query."""
-        return {place: result for place, result in enumerate(self.results) if isinstance(result, VicinalError)}
 
     def __len__(self) -> int:
         return len(self.results)

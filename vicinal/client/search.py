@@ -1,11 +1,11 @@
 """The calls of SearchService."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Unpack
+from typing_extensions import Unpack, override
 
 from vicinal.client.call import Call
 from vicinal.client.results import BatchSearchResult, EmbedResult, Item, Plan, SearchResult
@@ -217,11 +217,37 @@ def _result(neighbors: types_pb2.Neighbors, ref: SnapshotRef, plan: Plan, token:
 
 def _decode_batch(reply: pb.BatchSearchResponse) -> BatchSearchResult:
     ref, plan = decode_ref(reply.snapshot), _plan(reply.plan)
-    results: list[SearchResult | VicinalError] = [
-        decode_error(result.error) if result.HasField("error") else _result(result.neighbors, ref, plan)
-        for result in reply.results
-    ]
-    return BatchSearchResult(results=results, snapshot=ref, plan=plan)
+    errors = {
+        place: decode_error(result.error) for place, result in enumerate(reply.results) if result.HasField("error")
+    }
+    return BatchSearchResult(results=_Results(reply, ref, plan, errors), errors=errors, snapshot=ref, plan=plan)
+
+
+class _Results(Sequence[SearchResult | VicinalError]):
+    """The results of a batch, each decoded when it is taken: most callers want arrays of some, not objects of all."""
+
+    def __init__(
+        self, reply: pb.BatchSearchResponse, ref: SnapshotRef, plan: Plan, errors: dict[int, VicinalError]
+    ) -> None:
+        self._reply = reply
+        self._ref = ref
+        self._plan = plan
+        self._errors = errors
+
+    @override
+    def __len__(self) -> int:
+        return len(self._reply.results)
+
+    @overload
+    def __getitem__(self, place: int) -> SearchResult | VicinalError: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[SearchResult | VicinalError]: ...
+    @override
+    def __getitem__(self, place: int | slice) -> SearchResult | VicinalError | list[SearchResult | VicinalError]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        return self._errors.get(place) or _result(self._reply.results[place].neighbors, self._ref, self._plan)
 
 
 def _decode_embed(reply: pb.EmbedResponse) -> EmbedResult:
