@@ -5,6 +5,9 @@ unless one of its members is better by more than the noise of that comparison: c
 loss outright follows that noise and lost up to 1.5 points at 2 examples a class.
 """
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from serving.fewshot.head import Head, judged, log_losses
@@ -28,14 +31,18 @@ def fit(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> Head:
     Returns:
         The head that was chosen, under its own name.
     """
-    family = __name__.rpartition(".")[0]
-    blend = plugins.load(family, "blend")
+    blend = _blend()
     names = blend.MEMBERS if 2 <= class_count <= CLASS_LIMIT else ("prototype",)
-    heads: list[Head] = [plugins.load(family, names[0]).fit(x_ND, y_N, class_count=class_count)]
+    heads: list[Head] = [blend.member(names[0]).fit(x_ND, y_N, class_count=class_count)]
     if len(names) == 1 or judged(heads[0].held_out_NC).size == 0:
         return heads[0]
-    heads += [plugins.load(family, name).fit(x_ND, y_N, class_count=class_count) for name in names[1:]]
+    heads += [blend.member(name).fit(x_ND, y_N, class_count=class_count) for name in names[1:]]
     return choose(blend.combine(heads, y_N), heads, y_N)
+
+
+@functools.cache
+def _blend() -> Any:
+    return plugins.load(__name__.rpartition(".")[0], "blend")
 
 
 def choose(default: Head, others: list[Head], y_N: I64Array) -> Head:

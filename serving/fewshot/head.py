@@ -18,7 +18,9 @@ _PRIOR_SIGMA = 0.4
 """Standard deviation of the prior of the logarithm of the temperature."""
 _REACH = math.log(40)
 _ROOT_STEPS = 40
-_ROOT_TOLERANCE = 1e-3
+_ROOT_TOLERANCE = 0.02
+"""Of the slope, whose own slope is at least 1 / sigma^2: the logarithm is right to 0.003."""
+_FIRST_STEP = 0.5
 _NEVER = np.float32(1e-9)
 
 
@@ -106,19 +108,26 @@ def fit_temperature(held_out_NC: F32Array, y_N: I64Array, *, prior: float) -> fl
         mean_N = np.einsum("nc,nc->n", e_NC, gap_NC) / e_NC.sum(axis=1)
         return -inverse * float(mean_N.sum()) + u / _PRIOR_SIGMA**2
 
-    return prior * math.exp(_root(slope, -_REACH, _REACH))
+    return prior * math.exp(_root(slope))
 
 
-def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Finds where a function crosses zero upwards by false position (Illinois rule)."""
-    at_low, at_high = rising(low), rising(high)
+def _root(rising: Callable[[float], float]) -> float:
+    """Finds where a function crosses zero upwards, by false position (Illinois rule) from near zero outwards."""
+    low = high = middle = 0.0
+    at_low = at_high = rising(0.0)
+    step = _FIRST_STEP
+    while at_low > 0 and low > -_REACH:
+        high, at_high, low = low, at_low, max(low - step, -_REACH)
+        at_low, step = rising(low), 2 * step
+    while at_high < 0 and high < _REACH:
+        low, at_low, high = high, at_high, min(high + step, _REACH)
+        at_high, step = rising(high), 2 * step
     if at_low >= 0 or at_high <= 0:
         return low if at_low >= 0 else high
-    middle = 0.0
     for _ in range(_ROOT_STEPS):
         middle = (low * at_high - high * at_low) / (at_high - at_low)
         value = rising(middle)
-        if abs(value) < _ROOT_TOLERANCE or high - low < _ROOT_TOLERANCE:
+        if abs(value) < _ROOT_TOLERANCE:
             break
         if value > 0:
             high, at_high, at_low = middle, value, at_low / 2
