@@ -34,7 +34,7 @@ class ViewConfig:
     """Further, smaller views (multi-crop, arXiv:2006.09882)."""
     local_ratio: float = 0.5
     """Side of a smaller view, as a fraction of the full one."""
-    crop_scale: tuple[float, float] = (0.4, 1.0)
+    crop_scale: tuple[float, float] = (0.2, 1.0)
     """Area of a crop, as a fraction of the image."""
     local_scale: tuple[float, float] = (0.08, 0.25)
     """The same for the smaller views."""
@@ -70,7 +70,7 @@ class OptimizerConfig:
 
     name: Literal["muon", "sgd", "lars", "adamw"] = "muon"
     """Muon takes the matrices and kernels, AdamW what is left; the others take all."""
-    lr: float = 0.05
+    lr: float = 0.03
     """Peak learning rate: of Muon, relative to the norm of a weight; for a batch of 256 for the others."""
     adam_lr: float = 2e-3
     """Peak learning rate of the AdamW beside Muon."""

@@ -96,9 +96,15 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
         manifest=encoder.manifest,
         device=encoder.device,
     )
+
+    def embed_random(x_NCHW: U8Array) -> F32Array:
+        # Two or three times as quick, and no baseline is decided by a rounding.
+        with torch.autocast(encoder.device.type, dtype=torch.bfloat16):
+            return random.embed(x_NCHW)
+
     return {
         "encoder": encoder.embed,
-        "random": random.embed,
+        "random": embed_random,
         "pixels": lambda x_NCHW: x_NCHW.reshape(len(x_NCHW), -1).astype(np.float32) / 255.0,
     }
 

@@ -87,6 +87,17 @@ class Method(nn.Module, abc.ABC):
     """A frozen dataclass of options with defaults."""
     views: ClassVar[ViewConfig] = ViewConfig()
     """The views that suit it."""
+    gray_views: ClassVar[dict[str, Any]] = {
+        "crop_scale": (0.4, 1.0),
+        "jitter": 1.0,
+        "brightness": 0.8,
+        "contrast": 0.8,
+        "solarize": (0.1,),
+    }
+    """Changes to the views for gray images: without colour to jitter, light is jittered more. On a validation split of
+    Fashion-MNIST's training images that gave 2.8 points of kNN accuracy; on CIFAR-10, in colour, it cost 3."""
+    gray_options: ClassVar[dict[str, Any]] = {}
+    """Changes to the options for gray images."""
     optimizer: ClassVar[OptimizerConfig] = OptimizerConfig()
     """The optimiser that suits it."""
     needs_plain: ClassVar[bool] = False

@@ -25,9 +25,9 @@ class EvaluationConfig:
     """Of every draw."""
     neighbor_count: int = 20
     """Neighbours that vote."""
-    train_limit: int = 20_000
+    train_limit: int = 60_000
     """Most labelled images that are used, drawn at random."""
-    test_limit: int = 5_000
+    test_limit: int = 10_000
     """Most queries, drawn at random."""
 
 

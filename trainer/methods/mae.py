@@ -7,7 +7,7 @@ sees the embedding alone, which therefore has to say what is where; half of the 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -42,6 +42,7 @@ class MaskedAutoencoder(Method):
     options: Options
     options_type: ClassVar[type] = Options
     views: ClassVar[ViewConfig] = ViewConfig(crop_scale=(0.5, 1.0), jitter=0.0, gray=0.0)
+    gray_views: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, options: Options, context: MethodContext) -> None:
         super().__init__(options, context)

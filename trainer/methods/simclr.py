@@ -8,7 +8,7 @@ training, not for 800 epochs; the decoupled loss by default.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
@@ -23,7 +23,7 @@ from trainer.method import JointMethod, LossTerms, MethodContext
 class Options:
     """Options of SimCLR."""
 
-    temperature: float = 0.1
+    temperature: float = 0.2
     """Divides the cosines; above 0."""
     decoupled: bool = True
     """Leave the positive out of the denominator."""
@@ -38,6 +38,7 @@ class SimClr(JointMethod):
 
     options: Options
     options_type: ClassVar[type] = Options
+    gray_options: ClassVar[dict[str, Any]] = {"temperature": 0.1}
 
     def __init__(self, options: Options, context: MethodContext) -> None:
         super().__init__(options, context)
