@@ -17,6 +17,7 @@ from vicinal.errors import BusyError, CorruptArtifactError, StorageError
 APPLICATION_ID = 0x56_4C_41_42
 FORMAT_VERSION = 1
 BUSY_TIMEOUT_S = 20.0
+# Tables WITHOUT ROWID start with their key, in its order: SQLite 3.40's quick_check takes other columns for NULL.
 _TABLES = """
 CREATE TABLE label_sets (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, multi_label INTEGER NOT NULL, created_us INTEGER NOT NULL
@@ -40,7 +41,7 @@ CREATE TABLE drops (add_id INTEGER PRIMARY KEY REFERENCES adds(id), set_id INTEG
 STRICT;
 CREATE INDEX drops_by_batch ON drops(set_id, batch);
 CREATE TABLE rejections (
-  set_id INTEGER NOT NULL, batch INTEGER NOT NULL, item_id TEXT NOT NULL, label TEXT NOT NULL,
+  set_id INTEGER NOT NULL, item_id TEXT NOT NULL, label TEXT NOT NULL, batch INTEGER NOT NULL,
   PRIMARY KEY (set_id, item_id, label, batch)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE proposals (

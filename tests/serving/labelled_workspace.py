@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def made_workspace(root: Path, *, count: int = 400) -> Store:
 def running_server(store: Store, *, config: ServeConfig | None = None) -> Iterator[str]:
     """Runs a real server in a thread and gives its address."""
     config = config or load_config(None, assignments=["listen.port=0", "listen.drain_s=0.2"])
-    server, ready, box = Server(store, config), threading.Event(), {}
+    server, ready, box = Server(store, config), threading.Event(), dict[str, Any]()
 
     async def main() -> None:
         box["stop"] = asyncio.Event()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.labels import schema
+from serving.labels import proposals, schema
 from serving.labels.log import LabelLog
+from serving.labels.proposals import Proposal
 from tests.serving.made_labels import entries, held
 from vicinal.errors import (
     BusyError,
@@ -71,6 +72,21 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"file/labels\.db"):
         LabelLog(tmp_path / "file" / "labels.db")
+
+
+def test_a_log_with_every_kind_of_row_opens_again(log: LabelLog) -> None:
+    log.put("pets", entries({f"i{n}": "cat" for n in range(30)}), request_id="r")
+    log.rename("pets", "cat", "dog")
+    open_ones = [Proposal(item_id=f"p{n}", label="dog", probability=0.9, score=0.5) for n in range(300)]
+    proposals.replace(log, "pets", open_ones)
+    proposals.reject(log, "pets", proposals.Choice(item_ids=[f"p{n}" for n in range(100)]))
+    proposals.accept(log, "pets", proposals.Choice(item_ids=[f"p{n}" for n in range(100, 200)]))
+    log.undo("pets")
+    log.close()
+    again = LabelLog(log.path)
+    assert len(proposals.rejected(again, "pets")) == 100
+    assert len(proposals.listed(again, "pets", limit=1000)) == 100
+    again.close()
 
 
 def test_a_log_that_another_process_holds_is_busy_and_then_free(log: LabelLog, monkeypatch: pytest.MonkeyPatch) -> None:

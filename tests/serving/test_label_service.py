@@ -180,7 +180,7 @@ def test_bad_choices_of_proposals_have_one_clear_answer(client: Client, name: st
         client.propose(name)
     for options in ({"min_probability": 1.5}, {"proposal_count": -1}):
         with pytest.raises(InvalidArgumentError, match="wanted"):
-            client.propose(name, **options)  # type: ignore[arg-type]
+            client.propose(name, **options)
 
 
 def test_negatives_keep_the_unknown_out_of_proposals(client: Client, name: str) -> None:

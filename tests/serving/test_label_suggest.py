@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from index.snapshot import Snapshot
+from serving.fewshot.space import unit
 from serving.fewshot.transductive import refine
 from serving.labels import strategies, suggest
 from serving.labels.suggest import Known
@@ -52,7 +53,7 @@ def test_copies_are_never_asked_twice(generation: Any, strategy: str) -> None:
 
 
 def test_strategies_give_what_there_is() -> None:
-    x_ND = strategies.unit(made_clusters(6)[0])
+    x_ND = unit(made_clusters(6)[0])
     for count in (1, 6, 9):
         assert len(set(strategies.typical(x_ND, x_ND[:0], count=count, seed=0).tolist())) == min(count, 6)
         assert len(set(strategies.k_center(x_ND, x_ND[:0], count=count).tolist())) == min(count, 6)
@@ -62,13 +63,13 @@ def test_strategies_give_what_there_is() -> None:
 
 def test_typical_items_cover_clusters_before_any_gets_a_second() -> None:
     x_ND, y_N = made_clusters(200, noise=0.5)
-    picked = strategies.typical(strategies.unit(x_ND), x_ND[:0], count=4, seed=0)
+    picked = strategies.typical(unit(x_ND), x_ND[:0], count=4, seed=0)
     assert sorted(y_N[picked].tolist()) == [0, 1, 2, 3]
 
 
 def test_refinement_uses_what_the_queries_have_in_common() -> None:
     x_ND, y_N = made_clusters(404, noise=2.5)
-    z_ND = strategies.unit(x_ND - x_ND.mean(axis=0))
+    z_ND = unit(x_ND - x_ND.mean(axis=0))
     from serving.classifiers import prototype
 
     head = prototype.fit(z_ND[:4], y_N[:4], class_count=4)
