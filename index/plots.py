@@ -25,8 +25,7 @@ def plot_trials(path: Path, trials: Sequence[Trial], chosen: Trial, *, recall: f
     for trial in trials:
         if not trial.curve:
             continue
-        links = trial.params.get("link_count")
-        label = trial.kind + (f" M={links}" if links else "") + (" (chosen)" if trial is chosen else "")
+        label = trial.label + (" (chosen)" if trial is chosen else "")
         recalls = [max(1 - point.recall, 1e-4) for point in trial.curve]
         speeds = [point.queries_per_second for point in trial.curve]
         axes.plot(recalls, speeds, marker="o", linewidth=3 if trial is chosen else 1, label=label)

@@ -51,11 +51,12 @@ def print_trials(trials: Sequence[Trial]) -> None:
     """Prints what was tried: measured on a sample, carried over to the whole."""
     table = Table(title="tried on a sample with held-out queries, expected of the whole")
     for name in ("kind", "effort", "recall@10", "queries/s", "p99 ms", "MiB", "build s", "refused"):
-        table.add_column(name, justify="left" if name in {"kind", "refused"} else "right")
+        table.add_column(
+            name, justify="left" if name in {"kind", "refused"} else "right", no_wrap=name not in {"kind", "refused"}
+        )
     for trial in trials:
-        links = trial.params.get("link_count")
         table.add_row(
-            trial.kind + (f" M={links}" if links else ""),
+            trial.label,
             str(trial.effort or "exact"),
             f"{trial.recall:.4f}",
             f"{trial.queries_per_second:,.0f}",

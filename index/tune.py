@@ -25,9 +25,10 @@ from vicinal.config import to_mapping
 from vicinal.errors import FailedPreconditionError, InvalidArgumentError
 from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
-SAMPLE_FLOATS = 1 << 22
+SAMPLE_FLOATS = 1 << 21
 _QUERY_COUNT = 400
 _NEARLY_AS_FAST = 0.8
+_TOLD = (("link_count", "M"), ("shortlist", "shortlist"))
 _MARGIN = 0.002
 """Recall wanted on the sample above the target: the whole is a little harder."""
 
@@ -68,6 +69,12 @@ class Trial:
     """Memory expected of the whole."""
     refused: str = ""
     """Why it is not chosen; empty where it fulfils every wish."""
+
+    @property
+    def label(self) -> str:
+        """Its kind, with what tells it from others of that kind."""
+        told = [f"{letter}={self.params[name]}" for name, letter in _TOLD if name in self.params]
+        return " ".join([self.kind, *told])
 
 
 def choose(
@@ -126,6 +133,7 @@ def candidates(vectors_ND: F32Array, wishes: Wishes) -> list[tuple[str, Mapping[
         ("hnsw", {"link_count": 16}),
         ("hnsw", {"link_count": 32}),
         ("ivf_pq_fastscan", {}),
+        ("ivf_pq_fastscan", {"shortlist": 30}),
     ]
     if wishes.memory_bytes is None or vectors_ND.nbytes * 1.5 <= wishes.memory_bytes:
         return full
@@ -233,4 +241,4 @@ def reason_for(chosen: Trial, trials: Sequence[Trial]) -> str:
     if not rivals:
         return f"{text}; nothing else fulfils every wish"
     best = max(rivals, key=lambda trial: trial.queries_per_second)
-    return f"{text}; next {best.kind} with {best.queries_per_second:,.0f}, built in {best.build_s:.0f} s"
+    return f"{text}; next {best.label} with {best.queries_per_second:,.0f}, built in {best.build_s:.0f} s"
