@@ -80,11 +80,8 @@ def start(peer: str, directory: Path, port: int, *, python: str) -> "subprocess.
         chroma = str(Path(python).parent / "chroma")
         words = [chroma, "run", "--host", "127.0.0.1", "--port", str(port), "--path", str(directory / "chroma")]
     elif peer == "milvus-lite":
-        code = (
-            "import sys, time; from milvus_lite.server import Server; "
-            "s = Server(sys.argv[1], address=sys.argv[2]); s.init() and s.start(); time.sleep(1e6)"
-        )
-        words = [python, "-c", code, str(directory / "milvus.db"), f"127.0.0.1:{port}"]
+        milvus = str(Path(python).parent / "milvus-lite")
+        words = [milvus, "server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(directory / "milvus")]
     else:
         return None
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
