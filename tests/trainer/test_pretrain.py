@@ -127,9 +127,8 @@ def test_collapse_is_stopped_with_a_remedy(store, tmp_path):
 
 
 def test_a_stalled_run_is_stopped_with_a_remedy(store, drawings):
-    frozen = config(
-        400, optimizer={"lr": 0.0, "adam_lr": 0.0}, views={"jitter": 0.0, "crop_scale": (1.0, 1.0), "flip": 0.0}
-    )
+    still = {"jitter": 0.0, "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "solarize": (0.0,)}
+    frozen = config(400, optimizer={"lr": 0.0, "adam_lr": 0.0}, views=still)
     with pytest.raises(TrainingStoppedError, match="stalled"):
         stage.pretrain(store, f"{drawings}?limit=16", frozen)
 
