@@ -1,0 +1,152 @@
+"""Representations a minute: ours beside lightly, the same images, encoder, machine and wall budget, in turn.
+
+python -m benchmarks.bench_pretrain                       10 minutes a run, 3 seeds: over an hour
+python -m benchmarks.bench_pretrain --minutes 2 --seeds 1
+python -m benchmarks.bench_pretrain --quick               seconds; proves the script
+
+CIFAR-10 as JPEG files. Nothing is tuned here; the test images are scored once a run.
+"""
+
+import os
+import tempfile
+import zipfile
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import pretrain_lightly
+from benchmarks.frame import ROOT, Frame
+from trainer.config import BudgetConfig, PretrainConfig
+from trainer.knn import knn_accuracy
+from trainer.pretrain import pretrain
+from trainer.probes import centroid_predict, linear_predict
+from trainer.splits import EvaluationConfig, Split, draw_shots, read_splits
+from vicinal.artifact import Manifest
+from vicinal.encoder import Encoder
+from vicinal.modalities.image import Preprocessing
+from vicinal.modalities.image.backbones import Backbone
+from vicinal.store import Store
+from vicinal.types import Metric
+
+SHOTS = (10, 50)
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="zip with train/CLASS/*.jpg and test/CLASS/*.jpg")
+    parser.add_argument("--minutes", type=float, default=10.0, help="wall budget of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each side")
+    parser.add_argument("--encoder", default="resnet18-w24", help="the encoder of both sides")
+    parser.add_argument("--own-encoder", default="", help="another encoder, measured for ours besides")
+    parser.add_argument("--methods", default="simclr", help="methods of ours, with commas; 'all' for every one")
+    parser.add_argument("--no-peer", action="store_true", help="leave lightly out")
+
+
+def score(encoder: Encoder, train: Split, test: Split) -> dict[str, float]:
+    """Returns kNN, linear and few-shot accuracies on the test images, in percent."""
+    x_ND, x_QD = encoder.embed(train.x_NCHW), encoder.embed(test.x_NCHW)
+    result = {
+        "knn-20": knn_accuracy(x_ND, train.y_N, x_QD, test.y_N, k=20),
+        "knn-200": knn_accuracy(x_ND, train.y_N, x_QD, test.y_N, k=200),
+        "linear": float((linear_predict(x_ND, train.y_N, x_QD) == test.y_N).mean()),
+    }
+    for count in SHOTS:
+        rows = [draw_shots(train.y_N, count=count, seed=[count, draw]) for draw in range(10)]
+        for name, predict in (("logistic", linear_predict), ("centroid", centroid_predict)):
+            right = [(predict(x_ND[chosen], train.y_N[chosen], x_QD) == test.y_N).mean() for chosen in rows]
+            result[f"{name}, {count} labels"] = float(np.mean(right))
+    return {name: 100 * value for name, value in result.items()}
+
+
+def wrap(backbone: Backbone) -> Encoder:
+    """Makes an encoder of a bare backbone trained with lightly's normalisation."""
+    size = Preprocessing(channels=3, height=32, width=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    body = {"dimension": backbone.dimension, "architecture": {}, "fingerprint": ""}
+    manifest = Manifest(format="vicinal.encoder", format_version=1, created_at="", body=body, files={})
+    device = torch.device("cpu")
+    return Encoder(backbone, preprocessing=size, metric=Metric.COSINE, manifest=manifest, device=device)
+
+
+def ours(frame: Frame, folder: Path, data: str, *, method: str, encoder: str, seed: int) -> tuple[Encoder, float]:
+    """Trains ours within the budget; returns the encoder and views a second."""
+    store = Store.create(folder / f"{method}-{encoder}-{seed}")
+    budget = BudgetConfig(minutes=frame.arguments.minutes)
+    config = PretrainConfig(budget=budget, method=method, encoder=encoder, seed=seed)
+    result = pretrain(store, data, config)
+    frame.config.setdefault("runs", []).append({"run": result.run, **result.state})
+    return Encoder.load(store.path("encoders", result.encoder)), float(result.state["views_per_second"])
+
+
+def _methods(text: str) -> list[str]:
+    from trainer.method import FAMILY
+    from vicinal import plugins
+
+    if text != "all":
+        return text.split(",")
+    return [name for name in plugins.names(FAMILY) if name != "distillation"]
+
+
+def measure(frame: Frame, folder: Path, train: Split, test: Split, images: Path) -> dict[str, list[dict[str, float]]]:
+    """Runs every side in turn, seed by seed, and returns the scores of each."""
+    arguments = frame.arguments
+    scores: dict[str, list[dict[str, float]]] = {}
+    sides = [(method, arguments.encoder) for method in _methods(arguments.methods)]
+    if arguments.own_encoder:
+        sides.append(("simclr", arguments.own_encoder))
+    data = f"{images}?under=train{'&limit=600' if frame.quick else ''}"
+    for seed in range(frame.seed, frame.seed + arguments.seeds):
+        if not arguments.no_peer:
+            backbone, views, seconds = pretrain_lightly.train(
+                images / "train", encoder=arguments.encoder, seconds=60 * arguments.minutes, seed=seed
+            )
+            scores.setdefault("lightly", []).append({"views/s": views / seconds, **score(wrap(backbone), train, test)})
+        for method, encoder in sides:
+            trained, speed = ours(
+                frame, folder, f"{images}?under=train{limit}", method=method, encoder=encoder, seed=seed
+            )
+            scores.setdefault(f"{method} {encoder}", []).append({"views/s": speed, **score(trained, train, test)})
+    return scores
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    frame = Frame.start("pretrain", __doc__, add=_arguments)
+    arguments: Any = frame.arguments
+    if frame.quick:
+        arguments.minutes, arguments.seeds = 0.03, 1
+    data = (
+        arguments.data
+        or Path(os.environ.get("VICINAL_TEST_DATA", ROOT.parent / "shared" / "data")) / "cifar10-jpeg.zip"
+    )
+    if not data.is_file():
+        frame.peers["lightly"] = f"not measured: no images at {data.name}; give --data"
+        frame.finish()
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with zipfile.ZipFile(data) as archive:
+            members = archive.namelist()
+            archive.extractall(folder / "images", members[:: 20 if frame.quick else 1])
+        limits = EvaluationConfig(train_limit=500 if frame.quick else 50_000, test_limit=200 if frame.quick else 10_000)
+        size = Preprocessing(channels=3, height=32, width=32)
+        one, two = (f"{folder / 'images'}?under={split}" for split in ("train", "test"))
+        train, test = read_splits(one, two, size, limits, place=folder / "cache", progress=lambda *_: None)
+        scores = measure(frame, folder, train, test, folder / "images")
+    peer = scores.pop("lightly", [])
+    goals = {"views/s": ">= 3500 and 3x", "knn-20": ">= 66", "logistic, 10 labels": ">= 52"}
+    for side, runs in scores.items():
+        for name in runs[0]:
+            values = [run[name] for run in runs]
+            theirs = float(np.mean([run[name] for run in peer])) if peer else None
+            frame.add(
+                f"{side}: {name}", float(np.mean(values)), unit="1/s" if name == "views/s" else "%",
+                peer="lightly" if peer else "", peer_value=theirs, goal=goals.get(name, ""),
+                note=f"{len(values)} seeds, std {np.std(values):.2f}",
+            )  # fmt: skip
+    frame.finish()
+
+
+if __name__ == "__main__":
+    main()
