@@ -103,9 +103,7 @@ def measure(frame: Frame, folder: Path, train: Split, test: Split, images: Path)
             )
             scores.setdefault("lightly", []).append({"views/s": views / seconds, **score(wrap(backbone), train, test)})
         for method, encoder in sides:
-            trained, speed = ours(
-                frame, folder, f"{images}?under=train{limit}", method=method, encoder=encoder, seed=seed
-            )
+            trained, speed = ours(frame, folder, data, method=method, encoder=encoder, seed=seed)
             scores.setdefault(f"{method} {encoder}", []).append({"views/s": speed, **score(trained, train, test)})
     return scores
 
