@@ -14,6 +14,7 @@ from trainer.config import OptimizerConfig
 from trainer.data import Batch
 from trainer.method import Method, StepOutput
 from trainer.views import ViewMaker
+from vicinal.errors import InvalidArgumentError
 
 _SEED_STRIDE = 1_000_003
 
@@ -100,6 +101,10 @@ class PretrainModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on from the time that was spent."""
         facts = checkpoint["vicinal"]
+        if facts["method"] != type(self.method).__name__:
+            raise InvalidArgumentError(
+                f"the checkpoint is of {facts['method']}, this run is of {type(self.method).__name__}; start a new run"
+            )
         self.budget.start(elapsed_s=float(facts["elapsed_s"]))
         self.views_seen = int(facts["views_seen"])
 

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from trainer.watch import CHECKPOINT, Report, Watch
 from vicinal.artifact import storage_guard
 from vicinal.config import from_mapping, to_mapping
 from vicinal.encoder import resolve_device
-from vicinal.errors import InvalidCorpusError
+from vicinal.errors import CorruptArtifactError, InvalidCorpusError
 from vicinal.modalities.image import Preprocessing
 from vicinal.modalities.image.backbones import Backbone, create
 from vicinal.store import Store
@@ -164,17 +165,14 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
             f"random encoder {100 * watch.history.baselines['random']:.1f}%"
         )
     loader = StepLoader(cache.x_NCHW, sampler, first_step=lambda: module.global_step)
-    checkpoint = directory / CHECKPOINT
+    checkpoint = directory / CHECKPOINT if resumed and (directory / CHECKPOINT).is_file() else None
+    if checkpoint is not None and (not zipfile.is_zipfile(checkpoint) or _bad_member(checkpoint)):
+        raise CorruptArtifactError(f"{checkpoint} is damaged; remove it to begin run {directory.name} anew")
     with warnings.catch_warnings():
         # Lightning 2.6 meets a deprecation of torch 2.14 in its own code.
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
         trainer = _trainer(config, directory, watch)
-        trainer.fit(
-            module,
-            train_dataloaders=loader,
-            ckpt_path=checkpoint if resumed and checkpoint.is_file() else None,
-            weights_only=True,
-        )
+        trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         watch.measure_knn(module)
         watch.save(trainer, module)
     draw_curves(watch.history, directory / CURVES, title=f"{directory.name}: {config.method}, {config.encoder}")
@@ -239,3 +237,12 @@ def _chosen(config: PretrainConfig, cache: ImageCache, found: ProbeResult, devic
         f"{config.image_size} x {config.channels}; {config.method} with {config.encoder} on {device} in "
         f"{config.precision}{f' (measured: {speeds})' if speeds else ''}"
     )
+
+
+def _bad_member(path: Path) -> str | None:
+    """Returns the first member of a checkpoint, which is a zip file, that does not have its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zipfile.BadZipFile as error:
+        return str(error)

@@ -190,6 +190,20 @@ def test_export_says_what_is_missing(store, drawings):
         export(store, run)
 
 
+def test_a_damaged_or_foreign_checkpoint_is_named(store, drawings):
+    run = find_run(store, stage.pretrain(store, str(drawings), config(2)).run)
+    facts = json.loads((run / "run.json").read_text())
+    facts["config"] |= {"method": "simsiam", "method_options": {}}
+    (run / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(InvalidArgumentError, match="checkpoint is of SimClr"):
+        stage.resume(store, run.name)
+    content = bytearray((run / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / "last.ckpt").write_bytes(bytes(content))
+    with pytest.raises(CorruptArtifactError, match=r"last\.ckpt is damaged"):
+        stage.resume(store, run.name)
+
+
 def test_a_run_cannot_be_resumed_on_other_images(store, drawings, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
