@@ -143,12 +143,14 @@ class Store:
         assert family in FAMILIES, family
         path = self.root / ".staging" / uuid.uuid4().hex
         guard = path.with_suffix(".lock")
-        with storage_guard(path):
-            path.parent.mkdir(exist_ok=True)
         try:
-            with locked(guard, shared=False, wait=True), storage_guard(path):
-                path.mkdir()
-                yield Staging(self, family, path)
+            with contextlib.ExitStack() as stack:
+                with storage_guard(path), self.lock():  # so that a collection sees both or neither
+                    path.parent.mkdir(exist_ok=True)
+                    stack.enter_context(locked(guard, shared=False, wait=True))
+                    path.mkdir()
+                with storage_guard(path):
+                    yield Staging(self, family, path)
         finally:
             shutil.rmtree(path, ignore_errors=True)
             guard.unlink(missing_ok=True)
@@ -277,8 +279,8 @@ class Store:
                 path.rename(trash)
                 shutil.rmtree(trash)
                 removed.append(f"snapshots/{version}")
-            for path in (self.root / ".staging").iterdir():
-                if path.suffix != ".lock" and not is_held(path.with_suffix(".lock")):
+            for path in {entry.with_suffix("") for entry in (self.root / ".staging").iterdir()}:
+                if not is_held(path.with_suffix(".lock")):
                     shutil.rmtree(path, ignore_errors=True)
                     path.with_suffix(".lock").unlink(missing_ok=True)
         return removed
