@@ -42,6 +42,7 @@ ENTRYPOINT ["vicinal"]
 CMD ["--help"]
 
 # The server writes nothing but what its workspace holds: run it with --read-only --tmpfs /tmp.
+# Off loopback it refuses to start without TLS and keys (docs/runbook.md), or --insecure said aloud.
 FROM python AS serve
 COPY --from=build /opt/vicinal /opt/vicinal
 RUN install -d -o vicinal -g vicinal /workspace \
@@ -51,6 +52,7 @@ WORKDIR /home/vicinal
 VOLUME /workspace
 EXPOSE 50051
 STOPSIGNAL SIGTERM
+# Against a server with TLS, set VICINAL_CA (and VICINAL_CERTIFICATE, VICINAL_PRIVATE_KEY, VICINAL_API_KEY) for it.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
   CMD ["vicinal", "snapshots", "--address", "127.0.0.1:50051"]
 ENTRYPOINT ["vicinal"]

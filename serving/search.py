@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from index.search import SearchPlan
+from index.search import SearchOptions, SearchPlan
 from index.search import search as search_index
 from serving.config import LimitsConfig
 from serving.context import Call
 from serving.generation import Generation
+from serving.labels.columns import PREFIX, Columns, label_columns, named_columns
+from serving.labels.log import shared_log
 from serving.options import decode_options, decode_page, next_page_token
 from serving.queries import Queries, check_vectors
 from serving.replies import encode_all, encode_neighbors
@@ -18,6 +20,7 @@ from vicinal.errors import (
     InvalidArgumentError,
     VicinalError,
 )
+from vicinal.store import Store
 from vicinal.types import F32Array, I64Array
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
@@ -29,11 +32,13 @@ class Searcher:
     Args:
         limits: the limits.
         queries: turns queries into vectors.
+        store: the workspace, whose label sets a filter may name.
     """
 
-    def __init__(self, limits: LimitsConfig, queries: Queries) -> None:
+    def __init__(self, limits: LimitsConfig, queries: Queries, store: Store) -> None:
         self._limits = limits
         self._queries = queries
+        self._store = store
 
     def search(self, generation: Generation, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:
         """Answers Search.
@@ -52,7 +57,10 @@ class Searcher:
         resolved.raise_first()
         call.check()
         own_rows_Q = None if request.options.include_query_item else resolved.own_rows_Q
-        found, plan = search_index(generation.snapshot, resolved.x_QD, options, exclude_rows=own_rows_Q)
+        columns = self._columns(generation, options)
+        found, plan = search_index(
+            generation.snapshot, resolved.x_QD, options, exclude_rows=own_rows_Q, columns=columns
+        )
         count = int(found.counts_Q[0])
         neighbors = encode_neighbors(
             generation.snapshot.items,
@@ -90,7 +98,8 @@ class Searcher:
         full = request.options.item_view == types_pb2.ITEM_VIEW_FULL
         if good_Q.size:
             good_x_QD = x_QD if good_Q.size == len(x_QD) else x_QD[good_Q]
-            found, plan = search_index(generation.snapshot, good_x_QD, options, exclude_rows=rows_Q)
+            columns = self._columns(generation, options)
+            found, plan = search_index(generation.snapshot, good_x_QD, options, exclude_rows=rows_Q, columns=columns)
             reply.plan.CopyFrom(encode_plan(plan))
             call.check()
             encoded = iter(encode_all(generation.snapshot.items, found, full=full))
@@ -100,6 +109,12 @@ class Searcher:
             else:
                 reply.results.append(pb.SearchResult(neighbors=next(encoded)))
         return reply
+
+    def _columns(self, generation: Generation, options: SearchOptions) -> Columns:
+        names = named_columns(options.filter) if options.filter is not None else []
+        if options.grouping is not None and options.grouping.column.startswith(PREFIX):
+            names.append(options.grouping.column)
+        return label_columns(lambda: shared_log(self._store), generation, names)
 
     def _batch_vectors(
         self, generation: Generation, request: pb.BatchSearchRequest, call: Call

@@ -38,7 +38,7 @@ class SearchServicer:
 
     def __init__(self, context: ServingContext) -> None:
         self._context = context
-        self._searcher = Searcher(context.config.limits, context.queries)
+        self._searcher = Searcher(context.config.limits, context.queries, context.store)
         self._images = ImageEmbedder(context.config.limits, run=context.run, slab=context.place.slab)
         self._fast: tuple[Generation | None, FastPath | None] = (None, None)
 

@@ -39,7 +39,7 @@ def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[FastPath,
     named = [*make_items(597), *(make_items(3, prefix="größe/" + "x" * 300))]
     add_snapshot(store, make_vectors(600), kind=kind, metric=Metric.COSINE, items=named)
     generation = open_generation(store, "snapshots/000001")
-    return FastPath(generation, LIMITS), Searcher(LIMITS, Queries(LIMITS)), generation
+    return FastPath(generation, LIMITS), Searcher(LIMITS, Queries(LIMITS), store), generation
 
 
 def requests() -> list[pb.SearchRequest]:

@@ -71,7 +71,9 @@ def labelled(vicinal: Vicinal, name: str, count: int = 12) -> None:
 def test_put_list_rename_undo_and_history(vicinal: Vicinal) -> None:
     labelled(vicinal, "one")
     assert "made labelSets/other" in vicinal("label", "create", "other", "--multi-label")
-    assert "red 4" in vicinal("label", "list")
+    assert "labelSets/one" in vicinal("label", "list").replace("│", "")
+    sets = {row["name"]: row for row in vicinal("label", "list", "--json")["label_sets"]}
+    assert sets["labelSets/one"]["classes"] == {"blue": 4, "green": 4, "red": 4}
     rows = vicinal("label", "list", "one", "--json")["labels"]
     assert len(rows) == 12
     assert rows[0]["author"] == "ann"
