@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/vicinal/v1/*.proto)
 WORKSPACE ?= demo/workspace
+# Order and seeds of the tests: the same for everybody, until you say another.
+SEED ?= 1359841006
 
 .PHONY: help install gen format check test test-fast coverage bench demo clean
 
@@ -50,7 +52,7 @@ test-fast: $(STAMP) ## the tests that take no processes and no patience
 	$(BIN)/python -m pytest -q -m "not slow and not e2e and not gpu"
 
 test: images check ## everything CI runs
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -p randomly --randomly-seed=$(SEED) --cov --cov-report=term:skip-covered --durations=25
 
 bench: $(STAMP) ## a quick form of every benchmark; results in benchmarks/results/
 	for script in benchmarks/bench_*.py; do $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" --quick; done

@@ -72,7 +72,7 @@ class Snapshot:
         self.filter_candidates = tuple((float(share), int(count)) for share, count in body["filter_candidates"])
         self._held: IO[bytes] | None = held
         self.coarse = Coarse.open(path)
-        self._selections: OrderedDict[Filter, Selection] = OrderedDict()
+        self._selections: OrderedDict[str, Selection] = OrderedDict()
         self._selections_lock = threading.Lock()
         if not self.vectors_ND.shape == (self.count, self.dimension) or len(self.items) != self.count:
             raise CorruptArtifactError(f"{path} holds {self.vectors_ND.shape} vectors and {len(self.items)} items")
@@ -248,16 +248,17 @@ class Snapshot:
             NotFoundError: no such column.
             InvalidArgumentError: see ``index.filters.matching``.
         """
+        key = repr(where)  # not the filter: True == 1 == 1.0 in Python, and they are not the same filter
         with self._selections_lock:
-            known = None if columns else self._selections.get(where)
+            known = None if columns else self._selections.get(key)
             if known is not None:
-                self._selections.move_to_end(where)
+                self._selections.move_to_end(key)
                 return known
         mask_N = matching(where, self.items, columns=columns)
         selection = Selection(mask_N, vectors_ND=self.vectors_ND, metric=self.metric, coarse=self.coarse)
         if not columns:
             with self._selections_lock:
-                self._selections[where] = selection
+                self._selections[key] = selection
                 while len(self._selections) > _REMEMBERED_SELECTIONS:
                     self._selections.popitem(last=False)
         return selection

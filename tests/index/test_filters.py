@@ -174,6 +174,13 @@ def test_a_wrong_filter_says_what_is_wrong(
         search(snapshot, snapshot.vectors_ND[:1], SearchOptions(filter=where))
 
 
+def test_a_filter_that_was_right_does_not_excuse_an_equal_one_of_another_type(snapshot: Snapshot) -> None:
+    assert is_in("price", True) == is_in("price", 1)
+    search(snapshot, snapshot.vectors_ND[:1], SearchOptions(filter=is_in("price", 1)))
+    with pytest.raises(InvalidArgumentError, match="value of type bool"):
+        search(snapshot, snapshot.vectors_ND[:1], SearchOptions(filter=is_in("price", True)))
+
+
 def test_a_filter_may_not_be_nested_without_end(snapshot: Snapshot) -> None:
     where: Filter = is_in("price", 1)
     for _ in range(MAX_DEPTH):

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 KINDS = ("disc", "frame", "stripes", "cross")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seeds PyTorch, so that a statistical test is the same test in any order."""
+    torch.manual_seed(0)
 
 
 def drawing(kind: str, random: np.random.Generator, side: int = 16) -> np.ndarray:

@@ -41,7 +41,7 @@ class Size:
 
 SIZES = {
     "full": Size(train_count=60_000, test_count=10_000, budget=("--minutes", "2"), scratch_draws=3, query_count=2_000),
-    "small": Size(train_count=3_000, test_count=500, budget=("--steps", "60"), scratch_draws=1, query_count=200),
+    "small": Size(train_count=3_000, test_count=500, budget=("--steps", "40"), scratch_draws=1, query_count=200),
 }
 
 
