@@ -135,6 +135,7 @@ class SnapshotServiceServicer:
         Errors:
         INVALID_ARGUMENT: no corpus, or one the server may not read.
         FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
+        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +146,7 @@ class SnapshotServiceServicer:
 
         Errors:
         NOT_FOUND: no such operation.
+        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +157,7 @@ class SnapshotServiceServicer:
 
         Errors:
         INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
+        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +168,7 @@ class SnapshotServiceServicer:
 
         Errors:
         NOT_FOUND: no such operation.
+        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,6 +202,7 @@ class SnapshotServiceServicer:
         Errors:
         INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
         FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
+        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,6 +214,7 @@ class SnapshotServiceServicer:
         Errors:
         INVALID_ARGUMENT: no ids.
         FAILED_PRECONDITION: no snapshot is active.
+        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

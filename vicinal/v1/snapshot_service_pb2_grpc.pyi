@@ -60,24 +60,28 @@ class SnapshotServiceStub:
     Errors:
       INVALID_ARGUMENT: no corpus, or one the server may not read.
       FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetOperationRequest, _snapshot_service_pb2.GetOperationResponse]
     """Returns the state of a long-running job.
 
     Errors:
       NOT_FOUND: no such operation.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     ListOperations: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.ListOperationsRequest, _snapshot_service_pb2.ListOperationsResponse]
     """Lists long-running jobs, newest first.
 
     Errors:
       INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.CancelOperationRequest, _snapshot_service_pb2.CancelOperationResponse]
     """Asks a job to stop; nothing that is served changes.
 
     Errors:
       NOT_FOUND: no such operation.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     GetItem: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetItemRequest, _snapshot_service_pb2.GetItemResponse]
     """Returns one item of the snapshot.
@@ -99,6 +103,7 @@ class SnapshotServiceStub:
     Errors:
       INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
       FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.DeleteItemsRequest, _snapshot_service_pb2.DeleteItemsResponse]
     """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk.
@@ -106,6 +111,7 @@ class SnapshotServiceStub:
     Errors:
       INVALID_ARGUMENT: no ids.
       FAILED_PRECONDITION: no snapshot is active.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
 
 @_typing.type_check_only
@@ -140,24 +146,28 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     Errors:
       INVALID_ARGUMENT: no corpus, or one the server may not read.
       FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetOperationRequest, _snapshot_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """Returns the state of a long-running job.
 
     Errors:
       NOT_FOUND: no such operation.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     ListOperations: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.ListOperationsRequest, _snapshot_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
     """Lists long-running jobs, newest first.
 
     Errors:
       INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     CancelOperation: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.CancelOperationRequest, _snapshot_service_pb2.CancelOperationResponse]  # type: ignore[assignment]
     """Asks a job to stop; nothing that is served changes.
 
     Errors:
       NOT_FOUND: no such operation.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     GetItem: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetItemRequest, _snapshot_service_pb2.GetItemResponse]  # type: ignore[assignment]
     """Returns one item of the snapshot.
@@ -179,6 +189,7 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     Errors:
       INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
       FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.DeleteItemsRequest, _snapshot_service_pb2.DeleteItemsResponse]  # type: ignore[assignment]
     """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk.
@@ -186,6 +197,7 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     Errors:
       INVALID_ARGUMENT: no ids.
       FAILED_PRECONDITION: no snapshot is active.
+      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
 
 class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -241,6 +253,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT: no corpus, or one the server may not read.
           FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
+          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -253,6 +266,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           NOT_FOUND: no such operation.
+          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -265,6 +279,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
+          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -277,6 +292,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           NOT_FOUND: no such operation.
+          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -316,6 +332,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
           FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
+          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -329,6 +346,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT: no ids.
           FAILED_PRECONDITION: no snapshot is active.
+          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
 def add_SnapshotServiceServicer_to_server(servicer: SnapshotServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
