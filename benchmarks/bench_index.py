@@ -112,7 +112,7 @@ def _one(peer: Peer, effort: int, x_1D: F32Array) -> object:
     return peer.one(x_1D, effort)
 
 
-def _add(  # noqa: PLR0913
+def _add(  # noqa: PLR0913 - what a figure is made of, by name
     frame: Frame, name: str, values: dict[str, list[float]], asked: list[Peer], *, unit: str, goal: str, best: Any
 ) -> None:
     medians = {peer.name: float(np.median(values[peer.name])) for peer in asked}

@@ -90,7 +90,7 @@ class Frame:
         """The seed."""
         return int(self.arguments.seed)
 
-    def add(  # noqa: PLR0913
+    def add(  # noqa: PLR0913 - the fields of Figure, by name
         self,
         name: str,
         value: float,

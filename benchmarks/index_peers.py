@@ -63,7 +63,7 @@ def usearch_peer(data: Data) -> Peer:
     build_s = time.perf_counter() - start
 
     def search(x_QD: F32Array, effort: int) -> I64Array:
-        index.expansion_search = max(effort, K)  # type: ignore[misc]
+        index.expansion_search = max(effort, K)  # type: ignore[misc] # a property that its stubs call read-only
         keys = index.search(x_QD, K, threads=threads if len(x_QD) > 1 else 1).keys
         ids_QK: I64Array = np.asarray(keys, dtype=np.int64).reshape(len(x_QD), -1)
         return ids_QK

@@ -58,7 +58,7 @@ class _Callers:
             self.found.setdefault(place, reply.item_ids)
             place = (place + 1) % len(self.x_QD)
 
-    async def batch(self, number: int, client: Any, until: float) -> None:  # noqa: ARG002
+    async def batch(self, number: int, client: Any, until: float) -> None:  # noqa: ARG002 - one signature for every load
         while time.perf_counter() < until:
             start = time.perf_counter()
             reply = await client.batch_search(self.x_QD, **self.options)
@@ -67,7 +67,7 @@ class _Callers:
             if not self.found:
                 self.found = {place: reply[place].item_ids for place in range(len(reply))}
 
-    async def stream(self, number: int, client: Any, until: float) -> None:  # noqa: ARG002
+    async def stream(self, number: int, client: Any, until: float) -> None:  # noqa: ARG002 - one signature for every load
         def queries() -> Iterator[np.ndarray]:
             while time.perf_counter() < until:
                 yield from self.x_QD[:256]

@@ -46,7 +46,7 @@ def _invert(db: sqlite3.Connection, found: SetRow, number: int, *, verb: str, ta
         if not same:
             skipped.add(item_id)
     dropped = db.execute(
-        f"SELECT {HELD} FROM drops x JOIN adds a ON a.id = x.add_id WHERE x.set_id = ? AND x.batch = ?",  # noqa: S608
+        f"SELECT {HELD} FROM drops x JOIN adds a ON a.id = x.add_id WHERE x.set_id = ? AND x.batch = ?",  # noqa: S608 - constants of ours; values are bound
         (found.id, number),
     ).fetchall()
     for held in (Held(*row) for row in dropped):

@@ -69,7 +69,7 @@ def newest_undoable(db: sqlite3.Connection, set_id: int, state: UndoState) -> in
 def class_counts(db: sqlite3.Connection, set_id: int, *, version: int) -> dict[str | None, int]:
     """Returns the number of items of each class at a version, None for none of the classes."""
     rows = db.execute(
-        f"SELECT a.label, count(*) FROM adds a WHERE a.set_id = :set AND a.batch <= :version AND {_HOLDS} "  # noqa: S608
+        f"SELECT a.label, count(*) FROM adds a WHERE a.set_id = :set AND a.batch <= :version AND {_HOLDS} "  # noqa: S608 - constants of ours; values are bound
         "GROUP BY a.label ORDER BY a.label",
         {"set": set_id, "version": version},
     )
@@ -94,7 +94,7 @@ def labels(
 ) -> list[LabelRow]:
     """Returns the labels that hold at a version, by item id and label; see ``LabelLog.labels``."""
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM adds a WHERE a.set_id = :set AND a.batch <= :version AND a.item_id > :after "  # noqa: S608
+        f"SELECT {_COLUMNS} FROM adds a WHERE a.set_id = :set AND a.batch <= :version AND a.item_id > :after "  # noqa: S608 - constants of ours; values are bound
         f"AND (:label = '' OR a.label = :label) AND {_HOLDS} ORDER BY a.item_id, a.label",
         {"set": set_id, "version": version, "after": after, "label": label},
     )
@@ -141,7 +141,7 @@ def conflicts(db: sqlite3.Connection, set_id: int, *, multi_label: bool) -> list
     """
     if multi_label:
         query = (
-            f"SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM drops x "  # noqa: S608
+            f"SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM drops x "  # noqa: S608 - constants of ours; values are bound
             "JOIN adds a ON a.id = x.add_id JOIN batches b ON b.set_id = x.set_id AND b.number = x.batch "
             "WHERE x.set_id = :set AND a.source != 2 AND b.verb = 'remove' AND b.author != a.author AND NOT EXISTS "
             "(SELECT 1 FROM adds l WHERE l.set_id = :set AND l.item_id = a.item_id AND l.label IS a.label "
@@ -150,7 +150,7 @@ def conflicts(db: sqlite3.Connection, set_id: int, *, multi_label: bool) -> list
     else:
         other = _COLUMNS.replace("a.", "r.")
         query = (
-            f"SELECT {_COLUMNS}, {other} FROM adds a JOIN adds r ON r.id = a.rival "  # noqa: S608
+            f"SELECT {_COLUMNS}, {other} FROM adds a JOIN adds r ON r.id = a.rival "  # noqa: S608 - constants of ours; values are bound
             f"WHERE a.set_id = :set AND r.label IS NOT a.label AND {_HOLDS} ORDER BY a.item_id"
         )
     rows = db.execute(query, {"set": set_id, "version": newest(db, set_id)})

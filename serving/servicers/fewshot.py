@@ -40,12 +40,12 @@ class FewshotServicer:
         self._context = context
         self.models = Models(lambda: shared_log(context.store), context.queries)
 
-    async def Classify(self, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:  # noqa: N802
+    async def Classify(self, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
         """Classifies queries."""
         generation = await self._context.generations.take(request.snapshot)
         return await self._context.run(self._classify, generation, request, call)
 
-    async def ListClassifiers(self, request: pb.ListClassifiersRequest, call: Call) -> pb.ListClassifiersResponse:  # noqa: ARG002, N802
+    async def ListClassifiers(self, request: pb.ListClassifiersRequest, call: Call) -> pb.ListClassifiersResponse:
         """Lists the classifiers, all on one page."""
         return pb.ListClassifiersResponse(
             classifiers=[
@@ -54,12 +54,12 @@ class FewshotServicer:
             ]
         )
 
-    async def Calibrate(self, request: pb.CalibrateRequest, call: Call) -> pb.CalibrateResponse:  # noqa: N802
+    async def Calibrate(self, request: pb.CalibrateRequest, call: Call) -> pb.CalibrateResponse:
         """Fits thresholds for named targets and keeps them."""
         generation = self._context.generations.current()
         return await self._context.run(self._calibrate, generation, request, call)
 
-    async def Evaluate(self, request: pb.EvaluateRequest, call: Call) -> pb.EvaluateResponse:  # noqa: N802
+    async def Evaluate(self, request: pb.EvaluateRequest, call: Call) -> pb.EvaluateResponse:
         """Measures a label set."""
         generation = self._context.generations.current()
         return await self._context.run(self._evaluate, generation, request, call)

@@ -45,19 +45,19 @@ class LabelServicer:
         if "log" in self.__dict__:
             self.log.close()
 
-    async def CreateLabelSet(self, request: pb.CreateLabelSetRequest, call: Call) -> pb.CreateLabelSetResponse:  # noqa: ARG002, N802
+    async def CreateLabelSet(self, request: pb.CreateLabelSetRequest, call: Call) -> pb.CreateLabelSetResponse:
         """Makes a label set."""
         found = await self._run(lambda: self.log.create_set(request.label_set_id, multi_label=request.multi_label))
         return pb.CreateLabelSetResponse(label_set=encode.encode_set(found))
 
-    async def GetLabelSet(self, request: pb.GetLabelSetRequest, call: Call) -> pb.GetLabelSetResponse:  # noqa: ARG002, N802
+    async def GetLabelSet(self, request: pb.GetLabelSetRequest, call: Call) -> pb.GetLabelSetResponse:
         """Returns a label set with its counts."""
         version = request.version if request.HasField("version") else None
         generation = self._generation()
         found = await self._run(lambda: self.work.describe(generation, request.name, version))
         return pb.GetLabelSetResponse(label_set=found)
 
-    async def ListLabelSets(self, request: pb.ListLabelSetsRequest, call: Call) -> pb.ListLabelSetsResponse:  # noqa: ARG002, N802
+    async def ListLabelSets(self, request: pb.ListLabelSetsRequest, call: Call) -> pb.ListLabelSetsResponse:
         """Lists the label sets."""
         size = encode.page_size(request.page_size, default=100, limit=1000)
         place = encode.read_token(request.page_token, str)
@@ -68,18 +68,18 @@ class LabelServicer:
             label_sets=[encode.encode_set(one) for one in found[:size]], next_page_token=token
         )
 
-    async def DeleteLabelSet(self, request: pb.DeleteLabelSetRequest, call: Call) -> pb.DeleteLabelSetResponse:  # noqa: N802
+    async def DeleteLabelSet(self, request: pb.DeleteLabelSetRequest, call: Call) -> pb.DeleteLabelSetResponse:
         """Hides a label set."""
         author = request.author or call.client
         batch = await self._run(lambda: self.log.delete_set(request.name, author=author))
         return pb.DeleteLabelSetResponse(batch=encode.encode_batch(batch))
 
-    async def PutLabels(self, request: pb.PutLabelsRequest, call: Call) -> pb.PutLabelsResponse:  # noqa: N802
+    async def PutLabels(self, request: pb.PutLabelsRequest, call: Call) -> pb.PutLabelsResponse:
         """Labels items, as one batch."""
         _check_count(len(request.labels))
         return await self._run(self._put, request, call)
 
-    async def RemoveLabels(self, request: pb.RemoveLabelsRequest, call: Call) -> pb.RemoveLabelsResponse:  # noqa: N802
+    async def RemoveLabels(self, request: pb.RemoveLabelsRequest, call: Call) -> pb.RemoveLabelsResponse:
         """Takes labels off items, as one batch."""
         _check_count(len(request.labels))
         author = request.author or call.client
@@ -89,11 +89,11 @@ class LabelServicer:
         )
         return pb.RemoveLabelsResponse(batch=encode.encode_batch(batch))
 
-    async def ListLabels(self, request: pb.ListLabelsRequest, call: Call) -> pb.ListLabelsResponse:  # noqa: ARG002, N802
+    async def ListLabels(self, request: pb.ListLabelsRequest, call: Call) -> pb.ListLabelsResponse:
         """Lists the labels that hold."""
         return await self._run(self._list_labels, request)
 
-    async def RenameClass(self, request: pb.RenameClassRequest, call: Call) -> pb.RenameClassResponse:  # noqa: N802
+    async def RenameClass(self, request: pb.RenameClassRequest, call: Call) -> pb.RenameClassResponse:
         """Renames or merges a class."""
         author = request.author or call.client
         batch, merged = await self._run(
@@ -101,7 +101,7 @@ class LabelServicer:
         )
         return pb.RenameClassResponse(batch=encode.encode_batch(batch), merged=merged)
 
-    async def ListBatches(self, request: pb.ListBatchesRequest, call: Call) -> pb.ListBatchesResponse:  # noqa: ARG002, N802
+    async def ListBatches(self, request: pb.ListBatchesRequest, call: Call) -> pb.ListBatchesResponse:
         """Lists batches, newest first."""
         size = encode.page_size(request.page_size, default=100, limit=1000)
         place = encode.read_token(request.page_token, int)
@@ -110,19 +110,19 @@ class LabelServicer:
         token = encode.make_token(found[size - 1].number) if len(found) > size else ""
         return pb.ListBatchesResponse(batches=[encode.encode_batch(one) for one in found[:size]], next_page_token=token)
 
-    async def UndoBatch(self, request: pb.UndoBatchRequest, call: Call) -> pb.UndoBatchResponse:  # noqa: N802
+    async def UndoBatch(self, request: pb.UndoBatchRequest, call: Call) -> pb.UndoBatchResponse:
         """Undoes a batch."""
         author = request.author or call.client
         batch = await self._run(lambda: self.log.undo(request.name, request.batch, author=author))
         return pb.UndoBatchResponse(batch=encode.encode_batch(batch), skipped_count=batch.skipped_count)
 
-    async def RedoBatch(self, request: pb.RedoBatchRequest, call: Call) -> pb.RedoBatchResponse:  # noqa: N802
+    async def RedoBatch(self, request: pb.RedoBatchRequest, call: Call) -> pb.RedoBatchResponse:
         """Does an undone batch again."""
         author = request.author or call.client
         batch = await self._run(lambda: self.log.redo(request.name, request.batch, author=author))
         return pb.RedoBatchResponse(batch=encode.encode_batch(batch), skipped_count=batch.skipped_count)
 
-    async def ListConflicts(self, request: pb.ListConflictsRequest, call: Call) -> pb.ListConflictsResponse:  # noqa: ARG002, N802
+    async def ListConflicts(self, request: pb.ListConflictsRequest, call: Call) -> pb.ListConflictsResponse:
         """Lists items on which people disagree."""
         size = encode.page_size(request.page_size, default=100, limit=1000)
         place = encode.read_token(request.page_token, str)
@@ -137,12 +137,12 @@ class LabelServicer:
             next_page_token=token,
         )
 
-    async def Propose(self, request: pb.ProposeRequest, call: Call) -> pb.ProposeResponse:  # noqa: N802
+    async def Propose(self, request: pb.ProposeRequest, call: Call) -> pb.ProposeResponse:
         """Proposes labels for unlabelled items."""
         generation = self._context.generations.current()
         return await self._run(lambda: self.work.propose(generation, request, call))
 
-    async def ListProposals(self, request: pb.ListProposalsRequest, call: Call) -> pb.ListProposalsResponse:  # noqa: ARG002, N802
+    async def ListProposals(self, request: pb.ListProposalsRequest, call: Call) -> pb.ListProposalsResponse:
         """Lists open proposals, most certain first."""
         size = encode.page_size(request.page_size, default=1000, limit=10_000)
         place = encode.read_token(request.page_token, float, str)
@@ -157,7 +157,7 @@ class LabelServicer:
             proposals=[encode.encode_proposal(one) for one in found[:size]], next_page_token=token
         )
 
-    async def AcceptProposals(self, request: pb.AcceptProposalsRequest, call: Call) -> pb.AcceptProposalsResponse:  # noqa: N802
+    async def AcceptProposals(self, request: pb.AcceptProposalsRequest, call: Call) -> pb.AcceptProposalsResponse:
         """Accepts proposals, as one batch."""
         choice = encode.decode_choice(request.item_ids, request.rule if request.HasField("rule") else None)
         batch = await self._run(
@@ -172,22 +172,22 @@ class LabelServicer:
         )
         return pb.AcceptProposalsResponse(batch=encode.encode_batch(batch))
 
-    async def RejectProposals(self, request: pb.RejectProposalsRequest, call: Call) -> pb.RejectProposalsResponse:  # noqa: N802
+    async def RejectProposals(self, request: pb.RejectProposalsRequest, call: Call) -> pb.RejectProposalsResponse:
         """Rejects proposals, as one batch."""
         choice = encode.decode_choice(request.item_ids, request.rule if request.HasField("rule") else None)
         author = request.author or call.client
         batch = await self._run(lambda: proposals.reject(self.log, request.name, choice, author=author))
         return pb.RejectProposalsResponse(rejected_count=batch.change_count, batch=encode.encode_batch(batch))
 
-    async def SuggestNext(self, request: pb.SuggestNextRequest, call: Call) -> pb.SuggestNextResponse:  # noqa: N802
+    async def SuggestNext(self, request: pb.SuggestNextRequest, call: Call) -> pb.SuggestNextResponse:
         """Suggests items to label next."""
         generation = self._context.generations.current()
         return await self._run(lambda: self.work.suggest(generation, request, call))
 
-    async def ExportLabels(  # noqa: N802
+    async def ExportLabels(
         self,
         request: pb.ExportLabelsRequest,
-        call: Call,  # noqa: ARG002
+        call: Call,
     ) -> AsyncIterator[pb.ExportLabelsResponse]:
         """Sends a label set as a file."""
         formats.find(request.format)
@@ -196,7 +196,7 @@ class LabelServicer:
         for start in range(0, max(len(content), 1), _CHUNK_BYTES):
             yield pb.ExportLabelsResponse(data=content[start : start + _CHUNK_BYTES])
 
-    async def ImportLabels(  # noqa: N802
+    async def ImportLabels(
         self, requests: AsyncIterator[pb.ImportLabelsRequest], call: Call
     ) -> pb.ImportLabelsResponse:
         """Reads a file into a label set, as one batch."""

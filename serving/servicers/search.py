@@ -42,7 +42,7 @@ class SearchServicer:
         self._images = ImageEmbedder(context.config.limits, run=context.run, slab=context.place.slab)
         self._fast: tuple[Generation | None, FastPath | None] = (None, None)
 
-    async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse | bytes:  # noqa: N802 - the RPC
+    async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse | bytes:
         """Finds the neighbors of one query."""
         fast = self._fast_path() if not request.snapshot and is_plain(request.options) else None
         if fast is not None and request.query.WhichOneof("query") in _CHEAP:
@@ -60,16 +60,12 @@ class SearchServicer:
             return self._searcher.search(generation, request, call)
         return await self._context.run(self._searcher.search, generation, request, call)
 
-    async def BatchSearch(  # noqa: N802 - the name of the RPC
-        self, request: pb.BatchSearchRequest, call: Call
-    ) -> pb.BatchSearchResponse | bytes:
+    async def BatchSearch(self, request: pb.BatchSearchRequest, call: Call) -> pb.BatchSearchResponse | bytes:
         """Finds the neighbors of many queries."""
         generation = await self._context.generations.take(request.snapshot)
         return await self._context.run(self._batch, generation, request, call)
 
-    async def StreamSearch(  # noqa: N802 - the name of the RPC
-        self, requests: AsyncIterator[pb.StreamSearchRequest], call: Call
-    ) -> AsyncIterator[bytes]:
+    async def StreamSearch(self, requests: AsyncIterator[pb.StreamSearchRequest], call: Call) -> AsyncIterator[bytes]:
         """Answers queries as they come; so many at a time that a slow reader slows the sender down."""
         stream = SearchStream(
             search=self.Search, fast_path=self._fast_path, run=self._context.run, limits=self._context.config.limits
@@ -77,7 +73,7 @@ class SearchServicer:
         async for reply in stream.answers(requests, call):
             yield reply
 
-    async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:  # noqa: N802 - the name of the RPC
+    async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         """Embeds images."""
         generation = await self._context.generations.take(request.snapshot)
         if not request.contents:

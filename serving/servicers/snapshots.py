@@ -32,10 +32,10 @@ class SnapshotServicer:
     def __init__(self, context: ServingContext) -> None:
         self._context = context
 
-    async def GetActiveSnapshot(  # noqa: N802 - the name of the RPC
+    async def GetActiveSnapshot(
         self,
-        request: pb.GetActiveSnapshotRequest,  # noqa: ARG002 - it has no fields
-        call: Call,  # noqa: ARG002 - nothing here takes long
+        request: pb.GetActiveSnapshotRequest,
+        call: Call,
     ) -> pb.GetActiveSnapshotResponse:
         """Returns the snapshot that this server answers from."""
         generation = self._context.generations.current()
@@ -43,9 +43,7 @@ class SnapshotServicer:
         message = _describe(snapshot.name, snapshot.manifest, active=True)
         return pb.GetActiveSnapshotResponse(snapshot=message, ref=generation.ref_message)
 
-    async def ListSnapshots(  # noqa: N802 - the name of the RPC
-        self, request: pb.ListSnapshotsRequest, call: Call
-    ) -> pb.ListSnapshotsResponse:
+    async def ListSnapshots(self, request: pb.ListSnapshotsRequest, call: Call) -> pb.ListSnapshotsResponse:
         """Lists the snapshots of the workspace, newest first."""
         size = page_bounds(request.page_size, default=100, largest=1000)
         before = None
@@ -53,10 +51,10 @@ class SnapshotServicer:
             before = decode_token("snapshots", request.page_token, before=int)["before"]
         return await self._context.run(_list, self._context.store, call, size=size, before=before)
 
-    async def ActivateSnapshot(  # noqa: N802 - the name of the RPC
+    async def ActivateSnapshot(
         self,
         request: pb.ActivateSnapshotRequest,
-        call: Call,  # noqa: ARG002 - it is not given up half way
+        call: Call,
     ) -> pb.ActivateSnapshotResponse:
         """Opens a snapshot, moves the alias to it, and answers from it."""
         if not request.name:
@@ -66,10 +64,10 @@ class SnapshotServicer:
             snapshot=current.ref_message, previous=previous.ref_message if previous else None
         )
 
-    async def GetItem(  # noqa: N802 - the name of the RPC
+    async def GetItem(
         self,
         request: pb.GetItemRequest,
-        call: Call,  # noqa: ARG002 - nothing here takes long
+        call: Call,
     ) -> pb.GetItemResponse:
         """Returns one item."""
         if not request.item_id:
@@ -83,9 +81,7 @@ class SnapshotServicer:
             snapshot=generation.ref_message,
         )
 
-    async def ListItems(  # noqa: N802 - the name of the RPC
-        self, request: pb.ListItemsRequest, call: Call
-    ) -> pb.ListItemsResponse:
+    async def ListItems(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Lists items in the order of the snapshot; a page token stays with the snapshot it began on."""
         size = page_bounds(request.page_size, default=1000, largest=10_000)
         name, row = request.snapshot, 0

@@ -42,7 +42,7 @@ class Steps:
         self.console.print(f"[bold]vicinal {' '.join(words)}[/bold]")
         started = time.perf_counter()
         command = [*_vicinal(), *words, "--workspace", str(self.workspace), "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         self.seconds[name] = time.perf_counter() - started
         if done.returncode:
             raise FailedPreconditionError(
@@ -54,7 +54,7 @@ class Steps:
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Starts a verb and returns the process; its JSON comes on its standard output."""
         command = [*_vicinal(), *words, "--workspace", str(self.workspace), "--json"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     @contextlib.contextmanager
     def server(self, *words: str) -> Iterator[str]:
@@ -68,7 +68,7 @@ class Steps:
         """
         ready = self.workspace / "work" / f"serve-{os.getpid()}-{time.monotonic_ns()}.json"
         command = [*_vicinal(), "serve", "--workspace", str(self.workspace), "--port", "0", "--ready-file", str(ready)]
-        process = subprocess.Popen([*command, *words])  # noqa: S603
+        process = subprocess.Popen([*command, *words])
         try:
             yield _wait_for(ready, process)
         finally:
