@@ -14,6 +14,7 @@ import numpy as np
 from index.build import BuildConfig, build
 from serving.config import ServeConfig, load_config
 from serving.server import Server
+from vicinal.client import Label
 from vicinal.embeddings import EmbeddingsInfo, write_embeddings
 from vicinal.items import Item
 from vicinal.store import Store
@@ -34,6 +35,16 @@ def made_clusters(count: int, *, dimension: int = 32, noise: float = 1.0, seed: 
 def item_id(number: int) -> str:
     """Returns the id of the item in a row."""
     return f"{CLASSES[number % len(CLASSES)]}/{number:05d}.png"
+
+
+def true_label(item: str) -> str:
+    """Returns the class of an item, which its id starts with."""
+    return item.partition("/")[0]
+
+
+def first(count: int, *, author: str = "ann") -> list[Label]:
+    """Returns true labels of the first items."""
+    return [Label(item_id=item_id(i), label=CLASSES[i % 4], author=author) for i in range(count)]
 
 
 def add_snapshot(store: Store, x_ND: F32Array, *, digests: list[str] | None = None, seed: str = "") -> str:
