@@ -8,14 +8,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def base() -> str | None:
-    """Returns the commit to compare with: the merge base with the upstream main, else the commit before this one."""
-    for words in (["merge-base", "HEAD", "origin/main"], ["rev-parse", "--verify", "HEAD~1"]):
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-        commit = done.stdout.strip()
-        tracked = ["git", "cat-file", "-e", f"{commit}:buf.yaml"]
-        if done.returncode == 0 and subprocess.run(tracked, cwd=ROOT, check=False, capture_output=True).returncode == 0:
+    """Returns the commit to compare with: where this branch left the upstream main, or the commit before this one."""
+    head = _git("rev-parse", "HEAD")
+    for words in (["merge-base", "HEAD", "origin/main"], ["rev-parse", "--verify", "--quiet", "HEAD~1"]):
+        commit = _git(*words)
+        # On main itself, as in a fresh clone, the merge base is HEAD, and nothing could ever differ from it.
+        if commit and commit != head and _git("ls-tree", "--name-only", commit, "buf.yaml"):
             return commit
     return None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:
