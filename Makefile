@@ -52,7 +52,7 @@ test-fast: $(STAMP) ## the tests that take no processes and no patience
 	$(BIN)/python -m pytest -q -m "not slow and not e2e and not gpu"
 
 test: images check ## everything CI runs
-	$(BIN)/python -m pytest -p randomly --randomly-seed=$(SEED) --cov --cov-report=term:skip-covered --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED) --cov --cov-report=term:skip-covered --durations=25
 
 bench: $(STAMP) ## a quick form of every benchmark; results in benchmarks/results/
 	for script in benchmarks/bench_*.py; do $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" --quick; done
