@@ -26,6 +26,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 @click.option("--steps", type=int, help="Budget in optimiser steps.")
 @click.option("--method", help="Self-supervised method.")
 @click.option("--encoder", help="Backbone by name, or auto.")
+@click.option(
+    "--weights", help="What to start from: an encoder (latest, 000001), a .safetensors file, or a torchvision enum."
+)
 @click.option("--seed", type=int, help="Of initialisation, sampling and views.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated.")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="A TOML file of settings.")
@@ -39,6 +42,7 @@ def pretrain(
     steps: int | None,
     method: str | None,
     encoder: str | None,
+    weights: str | None,
     seed: int | None,
     overrides: tuple[str, ...],
     config_path: Path | None,
@@ -63,7 +67,7 @@ def pretrain(
     else:
         assert images is not None
         settings = read_toml(config_path) if config_path else {}
-        flags = {"method": method, "encoder": encoder, "seed": seed}
+        flags = {"method": method, "encoder": encoder, "weights": weights, "seed": seed}
         settings |= {key: value for key, value in flags.items() if value is not None}
         budget = {"minutes": minutes, "epochs": epochs, "steps": steps}
         given = {key: value for key, value in budget.items() if value is not None}
@@ -75,6 +79,8 @@ def pretrain(
 
 
 def _show_result(result: Any, *, as_json: bool) -> None:
+    from trainer import pretrain as stage
+
     values = {
         "encoder": result.encoder,
         "run": result.run,
@@ -88,11 +94,8 @@ def _show_result(result: Any, *, as_json: bool) -> None:
         return
     click.echo(f"encoder {result.encoder} from run {result.run}: {result.images} images in {result.seconds:.0f} s")
     if values["knn"]:
-        base = values["baselines"]
-        click.echo(
-            f"kNN accuracy {100 * values['knn'][-1]['accuracy']:.1f}% "
-            f"(raw pixels {100 * base['pixels']:.1f}%, random encoder {100 * base['random']:.1f}%)"
-        )
+        base = ", ".join(f"{stage.ROWS[name]} {100 * value:.1f}%" for name, value in values["baselines"].items())
+        click.echo(f"kNN accuracy {100 * values['knn'][-1]['accuracy']:.1f}% ({base})")
     click.echo(f"next: vicinal embed IMAGES --workspace ... --encoder {result.encoder}")
 
 

@@ -98,6 +98,12 @@ class PretrainConfig:
     """Options of the method, as its ``Options`` has them."""
     encoder: str = "auto"
     """A backbone by name, or ``auto``."""
+    weights: str = ""
+    """What to start from: an encoder of the workspace, a safetensors file, a torchvision enum; empty: from scratch."""
+    backbone_rate: float | None = None
+    """Learning rate of the backbone relative to the rest; None: 0.1 from weights, as usual for them, else 1."""
+    frozen_stages: int = 0
+    """Stages of the backbone that stay as they are, from the stem on."""
     image_size: int | None = None
     """Side of the images in pixels; None: from the images."""
     channels: int | None = None
@@ -125,6 +131,10 @@ class PretrainConfig:
         """Refuses what cannot work."""
         if self.batch_size < 2:
             raise InvalidConfigError(f"batch_size is {self.batch_size}, wanted 2 or more", field="batch_size")
+        if self.backbone_rate is not None and not 0 < self.backbone_rate <= 100:
+            raise InvalidConfigError(f"backbone_rate is {self.backbone_rate}, wanted above 0", field="backbone_rate")
+        if self.frozen_stages and not self.weights:
+            raise InvalidConfigError("frozen_stages needs --weights: what is random is not worth keeping")
         if self.channels not in {None, 1, 3}:
             raise InvalidConfigError(f"channels is {self.channels}, wanted 1 or 3", field="channels")
         if self.image_size is not None and not 8 <= self.image_size <= 1024:

@@ -43,3 +43,18 @@ def mean(x: torch.Tensor) -> torch.Tensor:
         return x
     total: torch.Tensor = functional.all_reduce(x.clone())  # type: ignore[no-untyped-call]
     return total / world_size()
+
+
+def own(x_BD: torch.Tensor, *, dim: int = 0) -> torch.Tensor:
+    """Returns this process's share of something that is there for the whole batch, along ``dim``."""
+    share = x_BD.shape[dim] // world_size()
+    return x_BD.narrow(dim, rank() * share, share)
+
+
+def agree(values: list[float], *, device: torch.device) -> list[float]:
+    """Returns the first process's numbers, so that no two processes decide by different clocks."""
+    if world_size() == 1:
+        return values
+    told = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.broadcast(told, src=0)
+    return [float(value) for value in told]

@@ -44,7 +44,7 @@ class Views:
     rows_B: torch.Tensor
     """Row numbers of the images in the data set, int64."""
     generator: torch.Generator
-    """For draws of the method's own; seeded by run seed, step and process."""
+    """For draws of the method's own, for the images of all processes; seeded by run seed and step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The LightningModule: views, method, optimiser and schedule of one step."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -17,6 +18,8 @@ from trainer.views import ViewMaker
 from vicinal.errors import InvalidArgumentError
 
 _SEED_STRIDE = 1_000_003
+_PROCESSES = 1024
+_EVERYONE = _PROCESSES - 1
 
 
 class PretrainModule(lightning.LightningModule):
@@ -28,7 +31,7 @@ class PretrainModule(lightning.LightningModule):
         maker: draws the views.
         rates: the optimiser.
         budget: the clock of every schedule.
-        plan: sides of the views over equal parts of the budget, in pixels; batch size; seed.
+        plan: sizes of the run.
     """
 
     def __init__(
@@ -55,7 +58,12 @@ class PretrainModule(lightning.LightningModule):
     @override
     def configure_optimizers(self) -> optimizer.MixedOptimizer:
         """Returns the one optimiser of backbone and method."""
-        return optimizer.create(self.rates, [self.backbone, self.method], batch_size=self.plan.batch_size)
+        return optimizer.create(
+            self.rates,
+            [self.backbone, self.method],
+            batch_size=self.plan.batch_size,
+            scales=(self.plan.backbone_rate, 1.0),
+        )
 
     @override
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -75,9 +83,10 @@ class PretrainModule(lightning.LightningModule):
                 batch.x_BCHW,
                 rows_B=batch.rows_B,
                 size=self.plan.size(progress),
-                generator=self._generator(batch.step),
+                generator=self._generator(batch.step, process=self.global_rank),
                 plain=self.method.needs_plain,
             )
+        views = replace(views, generator=self._generator(batch.step, process=_EVERYONE))
         self.last = self.method.step(self.backbone, views)
         self.views_seen += (len(views.full) + len(views.local)) * len(batch.rows_B)
         return self.last.loss.total
@@ -108,26 +117,25 @@ class PretrainModule(lightning.LightningModule):
         self.budget.start(elapsed_s=float(facts["elapsed_s"]))
         self.views_seen = int(facts["views_seen"])
 
-    def _generator(self, step: int) -> torch.Generator:
+    def _generator(self, step: int, *, process: int) -> torch.Generator:
         # A generator for each step: nothing of the random state has to be kept.
         generator = torch.Generator(device=self.device)
-        generator.manual_seed((self.plan.seed * _SEED_STRIDE + step) * 64 + self.global_rank)
+        generator.manual_seed((self.plan.seed * _SEED_STRIDE + step) * _PROCESSES + process)
         return generator
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Sizes of the views over the run.
+    """Sizes of a run."""
 
-    Args:
-        sizes: sides in pixels over equal parts of the budget.
-        batch_size: images in a step, over all processes.
-        seed: of the views.
-    """
-
-    def __init__(self, *, sizes: tuple[int, ...], batch_size: int, seed: int) -> None:
-        self.sizes = sizes
-        self.batch_size = batch_size
-        self.seed = seed
+    sizes: tuple[int, ...]
+    """Sides of the views over equal parts of the budget, in pixels."""
+    batch_size: int
+    """Images in a step, over all processes."""
+    seed: int
+    """Of the views."""
+    backbone_rate: float = 1.0
+    """Learning rate of the backbone relative to the rest."""
 
     def size(self, progress: float) -> int:
         """Returns the side of the views in pixels."""

@@ -3,8 +3,9 @@
 One optimiser object holds groups of different rules, so that one checkpoint and one step serve all.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -130,30 +131,40 @@ _RULES: dict[str, Callable[[torch.Tensor, dict[str, Any], dict[str, Any]], None]
 }
 
 
-def create(config: OptimizerConfig, modules: Iterable[nn.Module], *, batch_size: int) -> MixedOptimizer:
+def create(
+    config: OptimizerConfig, modules: Iterable[nn.Module], *, batch_size: int, scales: Sequence[float] = ()
+) -> MixedOptimizer:
     """Makes the optimiser of some modules.
 
     Args:
         config: which, and its rates.
         modules: what is trained.
         batch_size: images in a step; the rate of SGD, LARS and AdamW is proportional to it.
+        scales: of the rates of each module; 1 where there is none.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    by_scale: dict[float, list[nn.Parameter]] = {}
+    for module, scale in itertools.zip_longest(modules, scales, fillvalue=1.0):
+        assert isinstance(module, nn.Module)
+        assert isinstance(scale, float)
+        by_scale.setdefault(scale, []).extend(p for p in module.parameters() if p.requires_grad)
+    groups = [group for scale, found in by_scale.items() for group in _groups(config, found, batch_size, scale)]
+    return MixedOptimizer([group for group in groups if group["params"]])
+
+
+def _groups(
+    config: OptimizerConfig, parameters: list[nn.Parameter], batch_size: int, scale: float
+) -> list[dict[str, Any]]:
     matrices = [p for p in parameters if p.ndim > 1]
     others = [p for p in parameters if p.ndim <= 1]
-    shared = {"momentum": config.momentum}
     if config.name == "muon":
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "rule": "muon", "lr": config.lr, "weight_decay": config.weight_decay, **shared},
-            {"params": others, "rule": "adamw", "lr": config.adam_lr, "weight_decay": 0.0, **shared},
-        ]
+        rules = (("muon", config.lr), ("adamw", config.adam_lr))
     else:
-        lr = config.lr * batch_size / _REFERENCE_BATCH
-        groups = [
-            {"params": matrices, "rule": config.name, "lr": lr, "weight_decay": config.weight_decay, **shared},
-            {"params": others, "rule": config.name, "lr": lr, "weight_decay": 0.0, **shared},
-        ]
-    return MixedOptimizer([group for group in groups if group["params"]])
+        rules = ((config.name, config.lr * batch_size / _REFERENCE_BATCH),) * 2
+    decays = (config.weight_decay, 0.0)
+    return [
+        {"params": found, "rule": rule, "lr": lr * scale, "weight_decay": decay, "momentum": config.momentum}
+        for found, (rule, lr), decay in zip((matrices, others), rules, decays, strict=True)
+    ]
 
 
 def factor(config: OptimizerConfig, progress: float) -> float:

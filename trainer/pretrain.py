@@ -14,16 +14,20 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from trainer import method as methods
 from trainer.cache import ImageCache, open_or_build
 from trainer.config import PretrainConfig
 from trainer.data import StepLoader
 from trainer.export import RUN, export, find_run
+from trainer.module import PretrainModule
 from trainer.monitor import KnnMonitor
 from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
 from trainer.probe import ProbeResult, probe
 from trainer.setup import architecture_of, make_module, resolve
+from trainer.start import START, find
 from trainer.watch import CHECKPOINT, Report, Watch
 from vicinal.artifact import storage_guard
 from vicinal.config import from_mapping, to_mapping
@@ -35,6 +39,8 @@ from vicinal.store import Store
 from vicinal.types import JsonObject
 
 _STATISTICS = 2_000
+ROWS = {"pixels": "raw pixels", "random": "random encoder", "start": "the weights it starts from"}
+"""What baselines are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +92,19 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
         StorageError: the disk is full or failed.
     """
     device = resolve_device(config.device)
-    config, why = resolve(config, corpus, device=device)
+    start = find(config.weights, encoder=config.encoder, store=store) if config.weights else None
+    config, why = resolve(config, corpus, device=device, start=start)
     architecture = architecture_of(config)
-    side, channels = architecture["image_size"], architecture["channels"]
     backbone = create(**architecture)
-    preprocessing = Preprocessing(channels=channels, height=side, width=side)
+    if start is not None:
+        start.fill(backbone)
+        backbone.freeze(config.frozen_stages)
+    preprocessing = Preprocessing(
+        channels=architecture["channels"], height=architecture["image_size"], width=architecture["image_size"]
+    )
     cache = open_or_build(store.root / "work" / "images", corpus, preprocessing, progress=listener.reading)
     _check_count(cache, corpus, least=methods.load(config.method).least_batch)
-    mean, std = _statistics(cache)
+    mean, std = _statistics(cache) if start is None else start.normalization or _statistics(cache)
     preprocessing = replace(preprocessing, mean=mean, std=std)
     found = _precision(config, backbone, device)
     config = replace(config, precision="bfloat16" if found.bfloat16 else "float32")
@@ -110,6 +121,8 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
     directory = store.root / "runs" / name
     with storage_guard(directory):
         directory.mkdir(parents=True)
+        if start is not None:
+            save_file({name: x.contiguous() for name, x in backbone.state_dict().items()}, directory / START)
         (directory / RUN).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     listener.said(_chosen(config, cache, found, device) + why)
     return _fit(store, _Run(directory=directory, cache=cache, facts=facts), listener=listener, resumed=False)
@@ -151,7 +164,9 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
     directory, cache, facts = run.directory, run.cache, run.facts
     started = time.monotonic()
     config = from_mapping(PretrainConfig, facts["config"], where=str(directory / RUN))
-    module, sampler = make_module(config, cache, from_mapping(Preprocessing, facts["preprocessing"], where=RUN))
+    weights = _start_of(directory) if config.weights else None
+    size = from_mapping(Preprocessing, facts["preprocessing"], where=RUN)
+    module, sampler = make_module(config, cache, size, weights=weights)
     monitor = None
     bfloat16 = config.precision == "bfloat16"
     assert config.image_size is not None
@@ -159,11 +174,9 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
         monitor = KnnMonitor(cache, maker=module.maker, size=config.image_size, seed=config.seed, bfloat16=bfloat16)
     watch = Watch(directory, every_s=config.checkpoint_seconds, monitor=monitor, tell=listener.report)
     if monitor is not None:
-        watch.history.baselines = {"pixels": monitor.pixels(), "random": monitor.random(module.backbone)}
-        listener.said(
-            f"kNN accuracy to beat: raw pixels {100 * watch.history.baselines['pixels']:.1f}%, "
-            f"random encoder {100 * watch.history.baselines['random']:.1f}%"
-        )
+        watch.history.baselines = _baselines(monitor, module, config)
+        rows = ", ".join(f"{ROWS[name]} {100 * value:.1f}%" for name, value in watch.history.baselines.items())
+        listener.said(f"kNN accuracy to beat: {rows}")
     loader = StepLoader(cache.x_NCHW, sampler, first_step=lambda: module.global_step)
     checkpoint = directory / CHECKPOINT if resumed and (directory / CHECKPOINT).is_file() else None
     if checkpoint is not None and (not zipfile.is_zipfile(checkpoint) or _bad_member(checkpoint)):
@@ -171,6 +184,8 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
     with warnings.catch_warnings():
         # Lightning 2.6 meets a deprecation of torch 2.14 in its own code.
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
+        # Frozen stages are in evaluation mode on purpose.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         trainer = _trainer(config, directory, watch)
         trainer.fit(module, train_dataloaders=loader, ckpt_path=checkpoint, weights_only=True)
         watch.measure_knn(module)
@@ -186,6 +201,24 @@ def _fit(store: Store, run: _Run, *, listener: Listener, resumed: bool) -> Pretr
         quarantined=len(cache.quarantine),
         state=watch.state(module),
     )
+
+
+def _baselines(monitor: KnnMonitor, module: PretrainModule, config: PretrainConfig) -> dict[str, float]:
+    torch.manual_seed(config.seed)
+    untrained = create(**architecture_of(config)) if config.weights else module.backbone
+    rows = {"pixels": monitor.pixels(), "random": monitor.random(untrained)}
+    return rows | ({"start": monitor.encoder(module.backbone)} if config.weights else {})
+
+
+def _start_of(directory: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(directory / START)
+    except (OSError, SafetensorError) as error:
+        raise CorruptArtifactError(
+            f"{directory / START}, the weights that run {directory.name} began with, cannot be read: {error}; "
+            "start a new run"
+        ) from error
+    return tensors
 
 
 def _trainer(config: PretrainConfig, directory: Path, watch: Watch) -> lightning.Trainer:

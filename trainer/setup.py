@@ -1,5 +1,6 @@
 """From a configuration to what Lightning trains: defaults filled in, module and sampler made."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,19 +13,25 @@ from trainer.choose import encoder_for
 from trainer.config import OptimizerConfig, PretrainConfig, ViewConfig
 from trainer.data import Sampler
 from trainer.module import Plan, PretrainModule
+from trainer.start import Start
 from trainer.views import ViewMaker
 from vicinal.config import from_mapping, to_mapping
 from vicinal.modalities.image import Preprocessing
 from vicinal.modalities.image.backbones import create
 
+_RATE_FROM_WEIGHTS = 0.1
 
-def resolve(config: PretrainConfig, corpus: str, *, device: torch.device) -> tuple[PretrainConfig, str]:
+
+def resolve(
+    config: PretrainConfig, corpus: str, *, device: torch.device, start: Start | None = None
+) -> tuple[PretrainConfig, str]:
     """Fills in what the configuration leaves open: the method's views and optimiser, size, channels, encoder.
 
     Args:
         config: as the user gave it.
         corpus: spec of the corpus; a few of its images are looked at.
         device: where it will be trained.
+        start: the weights that it begins with, if any.
 
     Returns:
         The configuration, and what was chosen and why as the end of a sentence.
@@ -37,10 +44,7 @@ def resolve(config: PretrainConfig, corpus: str, *, device: torch.device) -> tup
     cls = methods.load(config.method)
     _merged(ViewConfig, cls.views, config.views, section="views")
     optimizer = _merged(OptimizerConfig, cls.optimizer, config.optimizer, section="optimizer")
-    channels, side = config.channels, config.image_size
-    if channels is None or side is None:
-        found = sample_shape(corpus)
-        channels, side = channels or found[0], side or found[1]
+    channels, side = _shape(config, corpus, start)
     gray = channels == 1
     views = _merged(ViewConfig, cls.views, (cls.gray_views if gray else {}) | config.views, section="views")
     config = replace(
@@ -50,11 +54,26 @@ def resolve(config: PretrainConfig, corpus: str, *, device: torch.device) -> tup
         views=to_mapping(views),
         optimizer=to_mapping(optimizer),
         method_options=(cls.gray_options if gray else {}) | config.method_options,
+        backbone_rate=config.backbone_rate or (1.0 if start is None else _RATE_FROM_WEIGHTS),
     )
+    if start is not None:
+        rate = f"the backbone at {config.backbone_rate:g} of the learning rate"
+        return replace(config, encoder=start.encoder), f"; from the weights {start.source}, {rate}"
     if config.encoder != "auto":
         return config, ""
     name, why = encoder_for(image_size=side, device=device, budget=config.budget)
     return replace(config, encoder=name), f"; chose {name}: {why}"
+
+
+def _shape(config: PretrainConfig, corpus: str, start: Start | None) -> tuple[int, int]:
+    channels, side = config.channels, config.image_size
+    if start is not None:
+        channels = channels or start.channels
+        side = side or (start.side if start.fixed else None)
+    if channels is None or side is None:
+        found = sample_shape(corpus, **({} if start is None else {"largest": start.side}))
+        channels, side = channels or found[0], side or found[1]
+    return channels, side
 
 
 def architecture_of(config: PretrainConfig) -> dict[str, Any]:
@@ -63,12 +82,26 @@ def architecture_of(config: PretrainConfig) -> dict[str, Any]:
 
 
 def make_module(
-    config: PretrainConfig, cache: ImageCache, preprocessing: Preprocessing
+    config: PretrainConfig,
+    cache: ImageCache,
+    preprocessing: Preprocessing,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[PretrainModule, Sampler]:
-    """Makes module and sampler from a resolved configuration, initialised by its seed."""
+    """Makes module and sampler from a resolved configuration, initialised by its seed.
+
+    Args:
+        config: the configuration.
+        cache: the images.
+        preprocessing: size and normalisation.
+        weights: state of the backbone to start from, if not from scratch.
+    """
     sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed)
     torch.manual_seed(config.seed)
     backbone = create(**architecture_of(config))
+    if weights is not None:
+        backbone.load_state_dict(weights)
+        backbone.freeze(config.frozen_stages)
     context = methods.MethodContext(
         dimension=backbone.dimension,
         image_count=len(cache.x_NCHW),
@@ -87,7 +120,12 @@ def make_module(
         maker=maker,
         rates=from_mapping(OptimizerConfig, config.optimizer, where="optimizer"),
         budget=Budget(config.budget, steps_per_epoch=sampler.steps_per_epoch),
-        plan=Plan(sizes=sizes, batch_size=sampler.batch_size, seed=config.seed),
+        plan=Plan(
+            sizes=sizes,
+            batch_size=sampler.batch_size,
+            seed=config.seed,
+            backbone_rate=config.backbone_rate or 1.0,
+        ),
     )
     return module, sampler
 

@@ -1,7 +1,7 @@
 """Encoders by name: small residual networks made for CPUs and small images, torchvision's, raw pixels."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torchvision.models
@@ -9,10 +9,11 @@ from torch import nn
 from typing_extensions import override
 
 from vicinal.errors import InvalidArgumentError, did_you_mean
+from vicinal.modalities.image import efficientnet_lite
 from vicinal.modalities.image.resnet import SmallResNet
 
 _SMALL = re.compile(r"resnet(10|18|34)-w(\d{1,3})(-s1)?(-grid)?$")
-_TORCHVISION = (
+TORCHVISION = (
     "resnet18",
     "resnet34",
     "resnet50",
@@ -23,6 +24,7 @@ _TORCHVISION = (
     "mobilenet_v3_small",
     "efficientnet_b0",
 )
+"""Names that are torchvision's."""
 _SMALL_EXAMPLES = (
     "resnet10-w32",
     "resnet10-w32-grid",
@@ -39,12 +41,53 @@ class Backbone(nn.Module):
     Args:
         body: x_BCHW -> x_BD, or anything that flattens to it.
         dimension: D.
+        stages: its modules in the order of the data, in groups that can be frozen.
+        head: name of a classifier that it had before it was a backbone; its weights are passed over.
     """
 
-    def __init__(self, body: nn.Module, *, dimension: int) -> None:
+    def __init__(
+        self, body: nn.Module, *, dimension: int, stages: Sequence[Sequence[nn.Module]] = (), head: str = ""
+    ) -> None:
         super().__init__()
         self.body = body
         self.dimension = dimension
+        self.head = head
+        # Tuples, so that nothing is registered twice; deepcopy keeps them the copy's own.
+        self._stages = tuple(tuple(stage) for stage in stages)
+        self._frozen: tuple[nn.Module, ...] = ()
+
+    @property
+    def stage_count(self) -> int:
+        """Groups of modules that can be frozen, the stem included."""
+        return len(self._stages)
+
+    def freeze(self, count: int) -> None:
+        """Keeps the first stages as they are: no gradient, and normalisation by its running statistics.
+
+        Args:
+            count: stages, from 0 to all but one.
+
+        Raises:
+            InvalidArgumentError: there are not so many.
+        """
+        if not 0 <= count <= max(self.stage_count - 1, 0):
+            raise InvalidArgumentError(
+                f"frozen_stages is {count}; this encoder has {self.stage_count} stages, so 0 to "
+                f"{max(self.stage_count - 1, 0)} can be frozen",
+                field="frozen_stages",
+            )
+        self._frozen = tuple(module for stage in self._stages[:count] for module in stage)
+        for module in self._frozen:
+            module.requires_grad_(False)  # noqa: FBT003
+        self.train(self.training)
+
+    @override
+    def train(self, mode: bool = True) -> "Backbone":
+        """Sets the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @override
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -55,7 +98,7 @@ class Backbone(nn.Module):
 
 def names() -> tuple[str, ...]:
     """Returns names that ``create`` knows; the small networks come in any depth 10, 18, 34 and width."""
-    return (*_SMALL_EXAMPLES, *_TORCHVISION, "pixels")
+    return (*_SMALL_EXAMPLES, "efficientnet-lite0", *TORCHVISION, "pixels")
 
 
 def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
@@ -63,8 +106,8 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
 
     Args:
         name: ``resnet18-w24`` (depth, width; ``-s1`` keeps the full resolution in the stem, ``-grid`` adds a
-            2 x 2 grid of the third stage to the embedding), a torchvision name such as ``resnet50``, or
-            ``pixels``, which only flattens.
+            2 x 2 grid of the third stage to the embedding), ``efficientnet-lite0``, a torchvision name such as
+            ``resnet50``, or ``pixels``, which only flattens.
         channels: channels of the images, 1 or 3.
         image_size: side of the images in pixels; matters to ``pixels`` and to vision transformers.
 
@@ -78,8 +121,11 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
         if width < 8 or width % 8:
             raise InvalidArgumentError(f"encoder {name!r}: the width must be a multiple of 8, got {width}")
         small = SmallResNet(depth=depth, width=width, channels=channels, stem_stride=stem, layout=bool(match[4]))
-        return Backbone(small, dimension=small.dimension)
-    if name in _TORCHVISION:
+        return Backbone(small, dimension=small.dimension, stages=small.stages())
+    if name == "efficientnet-lite0":
+        lite = efficientnet_lite.EfficientNetLite0(channels=channels)
+        return Backbone(lite, dimension=efficientnet_lite.DIMENSION, stages=lite.stages(), head="fc")
+    if name in TORCHVISION:
         return _from_torchvision(name, channels=channels, image_size=image_size)
     raise InvalidArgumentError(f"unknown encoder {name!r}{did_you_mean(name, names())}", field="encoder")
 
@@ -92,22 +138,31 @@ def _from_torchvision(name: str, *, channels: int, image_size: int) -> Backbone:
             f"encoder {name!r} needs an image size that is a multiple of {name.rsplit('_', 1)[1]}"
         )
     network = make(weights=None, **options)
-    dimension = _remove_head(network)
+    dimension, head = _remove_head(network)
     if channels != 3:
         _replace_stem(network, channels)
-    return Backbone(network, dimension=dimension)
+    return Backbone(network, dimension=dimension, stages=_stages(network), head=head)
 
 
-def _remove_head(network: nn.Module) -> int:
-    """Replaces the last linear layer by nothing, and returns what it took in."""
+def _stages(network: nn.Module) -> tuple[tuple[nn.Module, ...], ...]:
+    children = dict(network.named_children())
+    if "features" in children:
+        return tuple((stage,) for stage in children["features"].children())
+    if "layer1" in children:
+        stem = (children["conv1"], children["bn1"])
+        return (stem, *((children[f"layer{number}"],) for number in range(1, 5)))
+    return ((children["conv_proj"],), *((layer,) for layer in network.get_submodule("encoder.layers").children()))
+
+
+def _remove_head(network: nn.Module) -> tuple[int, str]:
+    """Replaces the last linear layer by nothing, and returns what it took in and what it was called."""
     linear = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
     path, head = linear[-1]
     if path.startswith("classifier.") and path.rsplit(".", 1)[1] == "3":  # mobilenet: a hidden layer before the head
         path, head = linear[-2]
-        network.set_submodule("classifier", nn.Identity())
-    else:
-        network.set_submodule(path, nn.Identity())
-    return int(head.in_features)
+        path = "classifier"
+    network.set_submodule(path, nn.Identity())
+    return int(head.in_features), path
 
 
 def _replace_stem(network: nn.Module, channels: int) -> None:

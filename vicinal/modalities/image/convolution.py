@@ -83,7 +83,10 @@ class _Gathered(torch.autograd.Function):
                 1,
                 [True, False, False],
             )[0]
-        return gx_BCHW, _weight_gradient(x_BCHW, w_OCkk, g_BOHW, stride=ctx.stride, padding=ctx.padding), None, None
+        gw_OCkk = None
+        if ctx.needs_input_grad[1]:
+            gw_OCkk = _weight_gradient(x_BCHW, w_OCkk, g_BOHW, stride=ctx.stride, padding=ctx.padding)
+        return gx_BCHW, gw_OCkk, None, None
 
 
 def _weight_gradient(

@@ -61,22 +61,30 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.dimension = (8 + 4 * _GRID**2 if layout else 8) * width
         self.layout = layout
+        self.counts = _DEPTHS[depth]
         self.stem = Conv2d(channels, width, 3, stride=stem_stride, padding=1)
         self.norm = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
         channels_in = width
-        for stage, count in enumerate(_DEPTHS[depth]):
+        for stage, count in enumerate(self.counts):
             for position in range(count):
                 stride = 2 if stage > 0 and position == 0 else 1
                 channels_out = width << stage
                 blocks.append(BasicBlock(channels_in, channels_out, stride=stride))
                 channels_in = channels_out
-        last = _DEPTHS[depth][-1]
+        last = self.counts[-1]
         self.blocks = nn.Sequential(*blocks[:-last])
         self.last = nn.Sequential(*blocks[-last:])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stages(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """Returns stem and the four stages, in the order of the data."""
+        blocks = [*self.blocks, *self.last]
+        starts = [sum(self.counts[:stage]) for stage in range(len(self.counts))]
+        groups = [tuple(blocks[start : start + count]) for start, count in zip(starts, self.counts, strict=True)]
+        return ((self.stem, self.norm), *groups)
 
     @override
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
