@@ -12,17 +12,20 @@ import pytest
 
 from index.build import BuildConfig, build
 from index.delta import Delta
+from index.delta_drop import drop_folded
+from index.delta_writes import Write
 from index.filters import Condition
 from index.live import LiveSnapshot
 from index.search import SearchOptions, search
 from index.snapshot import Snapshot
 from index.unwanted import Grouping
-from index.wal import WriteAheadLog
+from index.wal import WriteAheadLog, segments
 from tests.index.made_vectors import clustered, make_item, put_embeddings
 from tests.index.test_full_disk import file_size_limit
 from vicinal.errors import (
     CorruptArtifactError,
     DimensionMismatchError,
+    FailedPreconditionError,
     InvalidArgumentError,
     InvalidVectorError,
     ItemNotFoundError,
@@ -54,7 +57,7 @@ def test_added_replaced_and_deleted_items_are_searched_as_one(store: Store, snap
     assert delta.upsert(new, X[COUNT : COUNT + 20]) == 20
     delta.upsert([make_item(5, shop="shop-9")], X[COUNT + 50 : COUNT + 51])
     delta.delete(["item-000007", "item-000801", "item-unknown"])
-    live = LiveSnapshot(snapshot, delta.changes())
+    live = LiveSnapshot(snapshot, delta.tail(after=0))
     assert live.item_count == COUNT + 20 - 1 - 1
     truth = {f"item-{n:06d}": X[n] for n in range(COUNT + 20) if n not in {7, 801}}
     truth["item-000005"] = X[COUNT + 50]
@@ -76,7 +79,7 @@ def test_filters_groups_and_own_rows_see_added_items(store: Store, snapshot: Sna
     items = [make_item(number, shop="shop-9", size=number) for number in range(COUNT, COUNT + 5)]
     delta.upsert(items, X[COUNT : COUNT + 5])
     delta.delete(["item-000003"])
-    live = LiveSnapshot(snapshot, delta.changes())
+    live = LiveSnapshot(snapshot, delta.tail(after=0))
     where = Condition(column="shop", operator="in", values=("shop-9",))
     found, _ = search(live, X[:2], SearchOptions(neighbor_count=10, filter=where))
     assert found.counts_Q.tolist() == [5, 5]
@@ -123,22 +126,23 @@ def test_a_torn_end_is_cut_off_and_damage_before_it_refused(store: Store) -> Non
     delta = open_delta(store)
     for number in range(3):
         delta.upsert([make_item(number)], X[number : number + 1])
-    path = next((store.root / "delta").rglob("log.wal"))
+    path = next((store.root / "delta").rglob("*.wal"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
     assert set(open_delta(store).changes()) == {"item-000000", "item-000001"}
-    assert len(path.read_bytes()) < len(whole) - 5
+    open_delta(store).delete(["item-000009"])
+    assert set(open_delta(store).changes()) == {"item-000000", "item-000001", "item-000009"}
     damaged = bytearray(whole)
     damaged[20] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(CorruptArtifactError, match=r"log\.wal is damaged"):
+    with pytest.raises(CorruptArtifactError, match=r"\.wal is damaged"):
         open_delta(store)
 
 
 def test_a_full_disk_refuses_and_leaves_the_log_whole(store: Store) -> None:
     delta = open_delta(store)
     delta.upsert([make_item(1)], X[:1])
-    path = next((store.root / "delta").rglob("log.wal"))
+    path = next((store.root / "delta").rglob("*.wal"))
     size = path.stat().st_size
     with file_size_limit(size + 10), pytest.raises(StorageError):
         delta.upsert([make_item(2)], X[1:2])
@@ -162,13 +166,93 @@ def test_wrong_items_are_refused_before_anything_is_written(store: Store) -> Non
 
 
 def test_a_log_without_repair_leaves_a_torn_end_for_the_writer(tmp_path: Path) -> None:
-    log = WriteAheadLog(tmp_path / "log")
-    log.append(b"one")
-    with (tmp_path / "log").open("ab") as stream:
+    log = WriteAheadLog(tmp_path)
+    log.append([b"one", b"two"], number=1)
+    path = tmp_path / segments(tmp_path)[0]
+    with path.open("ab") as stream:
         stream.write(b"\x05\x00")
-    reader = WriteAheadLog(tmp_path / "log")
-    assert reader.read_new(repair=False) == [b"one"]
-    assert (tmp_path / "log").stat().st_size == 13
+    size = path.stat().st_size
+    assert WriteAheadLog(tmp_path).read_new(repair=False) == [b"one", b"two"]
+    assert path.stat().st_size == size
+    assert WriteAheadLog(tmp_path).read_new(repair=True) == [b"one", b"two"]
+    assert path.stat().st_size == size - 2
+
+
+def test_requests_written_together_see_each_other(store: Store) -> None:
+    delta = open_delta(store)
+    once = delta.prepare([make_item(1)], X[:1], request_id="a")
+    gone = Write(item_ids=["item-000001", "item-000002"])
+    assert delta.write([once, once, gone, gone], known=lambda item_id: False) == [1, 1, 1, 0]
+    assert delta.number == 2
+    assert open_delta(store).number == 2
+    assert delta.write([Write(item_ids=["item-000002"])], known=lambda item_id: item_id == "item-000002") == [1]
+
+
+def test_changes_are_laid_over_step_by_step_as_all_at_once(store: Store, snapshot: Snapshot) -> None:
+    rng = np.random.default_rng(3)
+    delta = open_delta(store)
+    live = LiveSnapshot(snapshot, delta.tail(after=0))
+    for _ in range(40):
+        chosen = rng.choice(COUNT + 60, 4, replace=False)
+        if rng.random() < 0.3:
+            delta.delete([f"item-{number:06d}" for number in chosen])
+        else:
+            delta.upsert([make_item(int(number), fresh=int(number)) for number in chosen], X[chosen])
+        if rng.random() < 0.5:
+            live = LiveSnapshot(snapshot, delta.tail(after=0, since=live.number), before=live)
+    live = LiveSnapshot(snapshot, delta.tail(after=0, since=live.number), before=live)
+    anew = LiveSnapshot(snapshot, open_delta(store).tail(after=0))
+    np.testing.assert_array_equal(live.alive_N, anew.alive_N)
+    assert (live.items.places, live.items.columns) == (anew.items.places, anew.items.columns)
+    for options in (SearchOptions(neighbor_count=30), SearchOptions(neighbor_count=30, target_recall=1)):
+        (one, _), (other, _) = search(live, X[COUNT + 80 :], options), search(anew, X[COUNT + 80 :], options)
+        np.testing.assert_array_equal(one.rows_QK, other.rows_QK)
+    assert live.item_count == len({*(f"item-{n:06d}" for n in range(COUNT)), *live.items.places}) - sum(
+        place < 0 for place in live.items.places.values()
+    )
+
+
+def test_what_every_snapshot_holds_is_dropped_and_its_ids_kept(store: Store, snapshot: Snapshot) -> None:
+    delta = Delta(store, fingerprint=snapshot.fingerprint, dimension=DIMENSION, metric=Metric.L2)
+    delta.upsert([make_item(COUNT)], X[:1], request_id="a")
+    assert drop_folded(store) == []
+    manifest = snapshot.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"delta_number": 0', '"delta_number": 1'))
+    reader = Delta(store, fingerprint=snapshot.fingerprint, dimension=DIMENSION, metric=Metric.L2)
+    delta.delete(["item-000003"])
+    assert len(drop_folded(store)) == 0  # one segment holds both
+    manifest.write_text(manifest.read_text().replace('"delta_number": 1', '"delta_number": 2'))
+    assert len(drop_folded(store)) == 1
+    assert drop_folded(store) == []
+    assert reader.catch_up()
+    reader.upsert([make_item(5)], X[:1])
+    assert delta.catch_up()
+    assert set(delta.changes(after=2)) == set(reader.changes(after=2)) == {"item-000005"}
+    assert delta.settled() == {"item-000800", "item-000003", "item-000005"}
+    assert delta.deleted() == {"item-000003"}
+    assert delta.upsert([make_item(COUNT)], X[:1], request_id="a") == 1
+    assert delta.number == 3, "the request is known although its record is dropped"
+    with pytest.raises(FailedPreconditionError, match="were dropped"):
+        Delta(store, fingerprint=snapshot.fingerprint, dimension=DIMENSION, metric=Metric.L2, after=1)
+
+
+def test_a_write_that_was_taken_back_is_noticed_by_who_read_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    delta, reader = open_delta(store), open_delta(store)
+    delta.upsert([make_item(1)], X[:1])
+    flush = os.fsync
+
+    def fail(descriptor: int) -> None:
+        reader.catch_up()
+        monkeypatch.setattr(os, "fsync", flush)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError):
+        delta.upsert([make_item(2)], X[:1])
+    assert set(reader.changes()) == {"item-000001", "item-000002"}
+    delta.upsert([make_item(3)], X[:1])
+    assert reader.catch_up()
+    assert set(reader.changes()) == {"item-000001", "item-000003"} == set(open_delta(store).changes())
 
 
 WRITER = """
@@ -176,6 +260,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from index.delta import Delta
+from index.delta_drop import drop_folded
+from index.delta_writes import Write
 from tests.index.made_vectors import make_item
 from vicinal.store import Store
 from vicinal.types import Metric
