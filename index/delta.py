@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from index.delta_records import Dropped, Record, decode, read_dropped, without_content
+from index.delta_records import Dropped, Record, check_held, decode, read_dropped, without_content
 from index.delta_writes import Group, Rows, Write, checked_write
 from index.wal import LogRewrittenError, WriteAheadLog
 from vicinal.artifact import storage_guard
-from vicinal.errors import CorruptArtifactError, FailedPreconditionError
+from vicinal.errors import CorruptArtifactError
 from vicinal.items import Item
 from vicinal.locks import locked
 from vicinal.store import Store
@@ -225,11 +225,8 @@ class Delta:
         raise CorruptArtifactError(f"the log in {self._directory} lacks records; restore it from a copy")
 
     def _forget(self, dropped: Dropped) -> None:
-        if self._after is not None and self._after < dropped.number:
-            raise FailedPreconditionError(
-                f"changes {self._after + 1} to {dropped.number} of items were dropped by vicinal gc, when no snapshot "
-                "lacked them; this snapshot does and cannot be served: refresh, or publish a later one"
-            )
+        if self._after is not None:
+            check_held(dropped, self._after)
         self._floor = dropped.number if self._after is None else self._after
         self.number, self._ordinal = dropped.number, dropped.ordinal
         self._first = dropped.ordinal

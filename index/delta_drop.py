@@ -10,7 +10,9 @@ import contextlib
 from pathlib import Path
 
 from index.delta import DELTA, LOCK, REMEMBERED_REQUESTS
-from index.delta_records import Dropped, Record, decode, read_dropped, write_dropped
+from index.delta_records import Dropped, Record, check_held, decode, read_dropped, write_dropped
+from index.live import folded_number
+from index.snapshot import Snapshot
 from index.wal import WriteAheadLog, drop_segments
 from vicinal.artifact import read_manifest
 from vicinal.errors import BusyError, VicinalError
@@ -37,6 +39,16 @@ def drop_folded(store: Store) -> list[str]:
             up_to = _held_by_all(store, directory.name)
             removed += [f"{DELTA}/{directory.name}/{name}" for name in _drop(directory, up_to)]
     return removed
+
+
+def check_changes(store: Store, snapshot: Snapshot) -> None:
+    """Refuses a snapshot that lacks changes which are in no log any more, before it is served.
+
+    Raises:
+        FailedPreconditionError: it lacks some.
+        CorruptArtifactError: what is kept of them is damaged.
+    """
+    check_held(read_dropped(store.root / DELTA / snapshot.fingerprint[:32]), folded_number(snapshot))
 
 
 def _held_by_all(store: Store, fingerprint: str) -> int:

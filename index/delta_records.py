@@ -13,7 +13,7 @@ import numpy as np
 
 from vicinal.artifact import storage_guard, sync_path
 from vicinal.corpus import MetadataValue
-from vicinal.errors import CorruptArtifactError
+from vicinal.errors import CorruptArtifactError, FailedPreconditionError
 from vicinal.items import Item
 from vicinal.types import F32Array, JsonObject
 
@@ -147,6 +147,23 @@ def read_dropped(directory: Path) -> Dropped:
         return Dropped()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{path} is damaged: {error}", metadata={"file": path.name}) from error
+
+
+def check_held(dropped: Dropped, number: int) -> None:
+    """Refuses a snapshot that lacks changes which are in no log any more.
+
+    Args:
+        dropped: what is kept of the changes that were dropped.
+        number: number of the last change that the snapshot holds.
+
+    Raises:
+        FailedPreconditionError: it lacks some.
+    """
+    if number < dropped.number:
+        raise FailedPreconditionError(
+            f"changes {number + 1} to {dropped.number} of items were dropped by vicinal gc, when no snapshot lacked "
+            "them; this snapshot does and cannot be served: refresh, or publish a later one"
+        )
 
 
 def write_dropped(directory: Path, dropped: Dropped) -> None:

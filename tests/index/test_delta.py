@@ -12,7 +12,7 @@ import pytest
 
 from index.build import BuildConfig, build
 from index.delta import Delta
-from index.delta_drop import drop_folded
+from index.delta_drop import check_changes, drop_folded
 from index.delta_writes import Write
 from index.filters import Condition
 from index.live import LiveSnapshot
@@ -234,6 +234,8 @@ def test_what_every_snapshot_holds_is_dropped_and_its_ids_kept(store: Store, sna
     assert delta.number == 3, "the request is known although its record is dropped"
     with pytest.raises(FailedPreconditionError, match="were dropped"):
         Delta(store, fingerprint=snapshot.fingerprint, dimension=DIMENSION, metric=Metric.L2, after=1)
+    with pytest.raises(FailedPreconditionError, match="changes 1 to 2"):
+        check_changes(store, snapshot)  # which still says that it holds none
 
 
 def test_a_write_that_was_taken_back_is_noticed_by_who_read_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +262,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from index.delta import Delta
-from index.delta_drop import drop_folded
+from index.delta_drop import check_changes, drop_folded
 from index.delta_writes import Write
 from tests.index.made_vectors import make_item
 from vicinal.store import Store
