@@ -102,7 +102,7 @@ def exact_search(
         if len(part_QD) * total * y_ND.shape[1] < _SMALL_WORK:
             rows_QK = _scan_small(part_QD, y_ND if rows_M is None else y_ND[rows_M], kept, metric)
         else:
-            heaps = _Heaps(len(part_QD), kept)
+            heaps = Heaps(len(part_QD), kept)
             _scan(heaps, part_QD, y_ND, rows_M, norms_N if metric is Metric.L2 else None)
             rows_QK = heaps.finish()
         if rows_M is not None:
@@ -116,8 +116,13 @@ def exact_search(
     return np.ascontiguousarray(rows_QK[:, :count]), np.ascontiguousarray(scores_QK[:, :count])
 
 
-class _Heaps:
-    """The best rows so far of each query: larger is better."""
+class Heaps:
+    """The best rows so far of each query: larger is better.
+
+    Args:
+        query_count: Q.
+        kept: rows kept of each query, at least 1.
+    """
 
     def __init__(self, query_count: int, kept: int) -> None:
         faiss = load_faiss()
@@ -129,10 +134,12 @@ class _Heaps:
         self._heaps.heapify()
 
     def add(self, scores_QN: F32Array, first_row: int) -> None:
+        """Takes in scores, C-contiguous, of rows that follow each other."""
         query_count, row_count = scores_QN.shape
         self._heaps.addn(row_count, _pointer(scores_QN), first_row, 0, query_count)
 
     def finish(self) -> I64Array:
+        """Returns the rows, best first, int64 (Q, K); -1 where fewer were seen."""
         self._heaps.reorder()
         return self._rows_QK
 
@@ -146,7 +153,7 @@ def _scan_small(x_QD: F32Array, y_ND: F32Array, kept: int, metric: Metric) -> I6
     return rows_QK
 
 
-def _scan(heaps: _Heaps, x_QD: F32Array, y_ND: F32Array, rows_M: I64Array | None, norms_N: F32Array | None) -> None:
+def _scan(heaps: Heaps, x_QD: F32Array, y_ND: F32Array, rows_M: I64Array | None, norms_N: F32Array | None) -> None:
     """Adds the score of every row to the heaps; for L2 the part that depends on the row: 2xy - |y|^2."""
     total = len(y_ND) if rows_M is None else len(rows_M)
     step = max(256, _BLOCK_FLOATS // len(x_QD))

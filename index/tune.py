@@ -19,6 +19,7 @@ from index import kind as kinds
 from index.curve import EXACT_EFFORT, CurvePoint, effort_for
 from index.engine import Engine
 from index.evaluate import Queries, measure_curve, with_truth
+from index.flat_codes import SCAN
 from index.kind import Source
 from vicinal.artifact import storage_guard
 from vicinal.config import to_mapping
@@ -137,7 +138,8 @@ def candidates(vectors_ND: F32Array, wishes: Wishes) -> list[tuple[str, Mapping[
     ]
     if wishes.memory_bytes is None or vectors_ND.nbytes * 1.5 <= wishes.memory_bytes:
         return full
-    return [*full, ("hnsw_sq8", {"link_count": 16}), ("ivf_sq8", {}), ("ivf_pq", {})]
+    scanned: list[tuple[str, Mapping[str, Any]]] = [("flat_f16", {}), ("flat_sq8", {})]
+    return [*full, *scanned, ("hnsw_sq8", {"link_count": 16}), ("ivf_sq8", {}), ("ivf_pq", {})]
 
 
 def _sample(vectors_ND: F32Array, *, metric: Metric, seed: int) -> tuple[F32Array, Queries]:
@@ -196,7 +198,7 @@ def _curve(name: str, kind: kinds.Kind, params: Any, source: Source, queries: Qu
 
 def _growth(effort_name: str, sampled: int, total: int) -> float:
     """Returns how many times slower a query is expected to be on the whole."""
-    if not effort_name:
+    if effort_name in {"", SCAN}:
         return total / sampled
     if effort_name == "nprobe":
         return math.sqrt(total / sampled)

@@ -43,7 +43,10 @@ def test_auto_measures_kinds_on_held_out_queries_and_explains_its_choice(embedde
 
 def test_memory_decides_for_a_coded_kind(embedded: Store) -> None:
     report = build(embedded, config=BuildConfig(recall=0.5, memory_bytes=4000 * 30, query_count=20))
-    assert report.kind in {"ivf_pq", "ivf_sq8", "ivf_pq_fastscan"}
+    assert report.kind in {"flat_sq8", "ivf_pq", "ivf_sq8", "ivf_pq_fastscan"}
+    refused = {trial.kind: trial.refused for trial in report.trials}
+    assert "MiB" in refused["flat_f16"]
+    assert "MiB" not in refused["flat_sq8"]
     assert any(trial.kind == "flat" and "needs" in trial.refused for trial in report.trials)
 
 
