@@ -25,6 +25,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,dev,bench]'
 	touch $@
 
+# Servers that the tests of the Milvus engine talk to: an environment of their own, because they bring another FAISS.
+.venv-milvus: ## milvus-lite and Milvus, for the tests of that engine
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check milvus-lite==3.2.2 pymilvus==3.0.2 milvus==2.3.5
+
 constraints.txt: ## (needs uv) resolve the pins anew: rm constraints.txt && make constraints.txt
 	uv pip compile -q --universal --python-version 3.11 pyproject.toml --extra dev --extra service --extra bench -o $@
 
@@ -51,7 +56,7 @@ check: $(STAMP) ## lint, types, import direction, protos, Dockerfile, spelling
 test-fast: $(STAMP) ## the tests that take no processes and no patience
 	$(BIN)/python -m pytest -q -m "not slow and not e2e and not gpu"
 
-test: images check ## everything CI runs
+test: images check .venv-milvus ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p randomly --randomly-seed=$(SEED) --cov --cov-report=term:skip-covered --durations=25
 
 bench: $(STAMP) ## a quick form of every benchmark; results in benchmarks/results/

@@ -1,32 +1,41 @@
 """Removes what nothing uses any more: old snapshots, the embeddings that only they used, leftovers of crashes."""
 
+import contextlib
 import shutil
-import time
 import uuid
 
+from index.collect_work import WORK_DAYS, collect_work
+from index.engines.milvus import drop_collection, places_of
 from vicinal.artifact import MANIFEST, read_manifest, storage_guard
 from vicinal.errors import VicinalError
 from vicinal.locks import is_held
 from vicinal.store import Store
+from vicinal.types import JsonObject
 
-_TRIAL_AGE_S = 3600
 
-
-def collect(store: Store, *, keep: int, pinned: frozenset[str] = frozenset()) -> list[str]:
-    """Removes old snapshots and embeddings; never what is active, pinned, open, or the newest.
+def collect(
+    store: Store, *, keep: int, pinned: frozenset[str] = frozenset(), work_days: float = WORK_DAYS
+) -> list[str]:
+    """Removes old snapshots, embeddings, bridges and jobs; never what is active, pinned, open, running or the newest.
 
     Args:
         store: the workspace.
         keep: newest snapshots to keep, at least 1, besides the active, pinned and open ones.
         pinned: further snapshots to keep.
+        work_days: days after which an embed job that was cut short is given up.
 
     Returns:
         What was removed, such as ``snapshots/000001`` and ``embeddings/000001``.
 
     Raises:
         StorageError: the disk failed; what is served has not changed.
+        UnavailableError: a Milvus server failed; the collection of a removed snapshot may be there still.
     """
+    places = places_of({version: store.root / "snapshots" / version for version in store.versions("snapshots")})
     removed = store.collect(keep=keep, pinned=pinned)
+    for version in set(places) - set(store.versions("snapshots")):
+        drop_collection(places[version])
+        removed.append(f"milvus/{places[version].collection}")
     with storage_guard(store.root), store.lock():
         used = _used_embeddings(store)
         if used is not None:
@@ -38,10 +47,36 @@ def collect(store: Store, *, keep: int, pinned: frozenset[str] = frozenset()) ->
                 path.rename(trash)
                 shutil.rmtree(trash)
                 removed.append(f"embeddings/{version}")
-        for path in (store.root / "work").glob("trial-*"):
-            if time.time() - path.stat().st_mtime > _TRIAL_AGE_S:
-                shutil.rmtree(path, ignore_errors=True)
+        removed += _collect_bridges(store)
+        removed += collect_work(store, work_days=work_days)
     return removed
+
+
+def _collect_bridges(store: Store) -> list[str]:
+    """Removes bridges that end at no snapshot any more, or that a newer one replaced."""
+    removed: list[str] = []
+    fingerprints = {str(body["fingerprint"]) for body in _bodies(store, "snapshots", "snapshot").values()}
+    seen: set[frozenset[str]] = set()
+    bridges = _bodies(store, "bridges", "bridge")
+    for version in sorted(bridges, key=int, reverse=True):
+        ends = frozenset(str(bridges[version][side]["fingerprint"]) for side in ("source", "target"))
+        if not ends & fingerprints or ends in seen:
+            path = store.path("bridges", version)
+            trash = store.root / ".staging" / f"trash-{uuid.uuid4().hex}"
+            path.rename(trash)
+            shutil.rmtree(trash)
+            removed.append(f"bridges/{version}")
+        seen.add(ends)
+    return removed
+
+
+def _bodies(store: Store, family: str, kind: str) -> dict[str, JsonObject]:
+    found = {}
+    for version in store.versions(family):
+        with contextlib.suppress(VicinalError):
+            path = store.path(family, version)
+            found[version] = read_manifest(path, kind=kind, version=1, verify=False).body
+    return found
 
 
 def _used_embeddings(store: Store) -> set[str] | None:

@@ -1,13 +1,14 @@
-"""Commands of the index: build, evaluate, publish, rollback, gc, refresh, versions."""
+"""Commands of the index: build, evaluate, publish, rollback, gc, versions."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+
+from index.gate_options import gate_options
 
 workspace_option = click.option(
     "--workspace",
@@ -21,11 +22,19 @@ workspace_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
+    """Says what is being done, on the error stream."""
     click.echo(f"  {message}", err=True)
 
 
-def _show(value: Any, *, as_json: bool, table: Callable[[], None]) -> None:
+def show(value: Any, *, as_json: bool, table: Callable[[], None]) -> None:
+    """Prints a result: as JSON, or as a table for people.
+
+    Args:
+        value: the result as JSON values.
+        as_json: whether JSON was asked for.
+        table: prints the table.
+    """
     if as_json:
         click.echo(json.dumps(value, default=_plain))
     else:
@@ -78,7 +87,7 @@ def build(
         latency_ms=None if latency is None else parse_milliseconds(latency),
         seed=seed,
     )
-    report = builder.build(Store(workspace), embeddings=embeddings, config=config, progress=_tell)
+    report = builder.build(Store(workspace), embeddings=embeddings, config=config, progress=tell)
     point = next((p for p in report.curve if p.effort == report.default_effort), None)
     value = {
         **asdict(report),
@@ -87,7 +96,7 @@ def build(
         "p50_us": point.p50_us if point else None,
         "p99_us": point.p99_us if point else None,
     }
-    _show(value, as_json=as_json, table=lambda: print_build(report))
+    show(value, as_json=as_json, table=lambda: print_build(report))
 
 
 @click.command()
@@ -106,33 +115,29 @@ def evaluate(*, version: str, workspace: Path, as_json: bool, query_count: int, 
     with Snapshot.open(Store(workspace).path("snapshots", version)) as snapshot:
         queries, curve = measure(snapshot, query_count=query_count, seed=seed)
         value = {"snapshot": snapshot.name, "queries": queries.how, "curve": [asdict(point) for point in curve]}
-        _show(value, as_json=as_json, table=lambda: print_curve(curve, snapshot.default_effort, title=snapshot.name))
+        show(value, as_json=as_json, table=lambda: print_curve(curve, snapshot.default_effort, title=snapshot.name))
 
 
 @click.command()
 @click.argument("version", default="latest")
 @workspace_option
 @json_option
-@click.option("--recall", type=float, default=0.9, show_default=True, help="Gate: recall@10, at least.")
-@click.option("--p99-ms", type=float, help="Gate: 99th percentile of a query's latency, at most.")
-@click.option("--size-mib", type=float, help="Gate: size of all files, at most.")
-def publish(
-    *, version: str, workspace: Path, as_json: bool, recall: float, p99_ms: float | None, size_mib: float | None
-) -> None:
-    """Put a snapshot in service, behind a gate."""
+@gate_options
+def publish(*, version: str, workspace: Path, as_json: bool, gates: dict[str, Any]) -> None:
+    """Put a snapshot in service, behind gates; a failed gate changes nothing, and a report says why."""
     from index import publish as publisher
+    from index.gates import Gates
     from index.report import print_checks
     from vicinal.store import Store
 
-    gates = publisher.Gates(recall=recall, p99_ms=p99_ms, size_mib=size_mib)
-    report = publisher.publish(Store(workspace), version, gates=gates, progress=_tell)
+    report = publisher.publish(Store(workspace), version, gates=Gates(**gates), progress=tell)
     value = {
         "snapshot": f"snapshots/{report.active.snapshot}",
         "generation": report.active.generation,
         "checks": [asdict(check) for check in report.checks],
         "seconds": report.seconds,
     }
-    _show(value, as_json=as_json, table=lambda: print_checks(report))
+    show(value, as_json=as_json, table=lambda: print_checks(report))
 
 
 @click.command()
@@ -145,70 +150,27 @@ def rollback(*, workspace: Path, as_json: bool) -> None:
 
     active = go_back(Store(workspace))
     value = {"snapshot": f"snapshots/{active.snapshot}", "generation": active.generation}
-    _show(value, as_json=as_json, table=lambda: click.echo(f"active: snapshots/{active.snapshot}"))
+    show(value, as_json=as_json, table=lambda: click.echo(f"active: snapshots/{active.snapshot}"))
 
 
 @click.command()
 @workspace_option
 @json_option
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Newest snapshots to keep.")
-def gc(*, workspace: Path, as_json: bool, keep: int) -> None:
-    """Remove old snapshots that are not active, pinned or open, and what only they or crashed writers left."""
+@click.option("--work-days", type=click.FloatRange(0), help="Days an unfinished embed job is kept [default: 7].")
+def gc(*, workspace: Path, as_json: bool, keep: int, work_days: float | None) -> None:
+    """Remove old snapshots that are not active, pinned or open, and what only they or crashed writers left.
+
+    Embed jobs that were cut short are kept for some days, to be continued, and never removed while they run.
+    """
     from index.collect import collect
+    from index.collect_work import WORK_DAYS
     from vicinal.store import Store
 
-    removed = collect(Store(workspace), keep=keep)
+    days = WORK_DAYS if work_days is None else work_days
+    removed = collect(Store(workspace), keep=keep, work_days=days)
     text = "\n".join(f"removed {name}" for name in removed) or "nothing to remove"
-    _show({"removed": removed}, as_json=as_json, table=lambda: click.echo(text))
-
-
-@click.command()
-@click.argument("corpora", nargs=-1, required=True, metavar="CORPUS...")
-@workspace_option
-@json_option
-@click.option("--action", type=click.Choice(["auto", "add", "rebuild"]), default="auto", show_default=True)
-@click.option("--prune", is_flag=True, help="Drop items that vanished from the corpora that are read.")
-@click.option("--no-publish", is_flag=True, help="Build and measure, but leave what is served.")
-@click.option("--recall", type=float, default=0.9, show_default=True, help="Gate: recall@10, at least.")
-@click.option("--every", metavar="TIME", help="Again and again, so long after the last began, such as 1h.")
-def refresh(
-    *,
-    corpora: tuple[str, ...],
-    workspace: Path,
-    as_json: bool,
-    action: str,
-    prune: bool,
-    no_publish: bool,
-    recall: float,
-    every: str | None,
-) -> None:
-    """Take in new images: embed what is new, build, gate, publish."""
-    import time
-
-    from index import refresh as refresher
-    from index.publish import Gates
-    from index.quantities import parse_milliseconds
-    from index.report import print_refresh, refresh_value
-    from vicinal.config import from_mapping
-    from vicinal.errors import VicinalError
-    from vicinal.store import Store
-
-    values = {"action": action, "prune": prune, "publish": not no_publish, "gates": asdict(Gates(recall=recall))}
-    config = from_mapping(refresher.RefreshConfig, values, where="command line")
-    pause_s = None if every is None else parse_milliseconds(every) / 1e3
-    while True:
-        start = time.monotonic()
-        try:
-            report = refresher.refresh(Store(workspace), corpora, config=config, progress=_tell)
-            _show(refresh_value(report), as_json=as_json, table=partial(print_refresh, report))
-        except VicinalError as error:
-            # Of many refreshes one may fail, and the next succeed; what is served has not changed.
-            if pause_s is None:
-                raise
-            _tell(f"error: {error.message}")
-        if pause_s is None:
-            return
-        time.sleep(max(0.0, pause_s - (time.monotonic() - start)))
+    show({"removed": removed}, as_json=as_json, table=lambda: click.echo(text))
 
 
 @click.command()
@@ -220,4 +182,4 @@ def versions(*, workspace: Path, as_json: bool) -> None:
     from vicinal.store import Store
 
     value = versions_value(Store(workspace))
-    _show(value, as_json=as_json, table=lambda: print_versions(value))
+    show(value, as_json=as_json, table=lambda: print_versions(value))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from index.coarse import Coarse
 from index.exact import exact_search
-from vicinal.types import F32Array, JsonObject, Metric
+from vicinal.types import F32Array, F64Array, JsonObject, Metric
 
 LEAST_COUNT = 20
 """New items below which nothing is said."""
@@ -26,7 +26,6 @@ _KS_1_PERCENT = 1.628
 _FOLDS = 5
 _STALE_ERROR = 1.15
 _OTHER_WORLD_AUC = 0.8
-F64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,10 @@ from vicinal.store import FAMILIES, Store
 from vicinal.types import JsonObject
 
 if TYPE_CHECKING:
+    from index.bridge_pairs import Built
     from index.refresh import RefreshReport
 
-_FORMATS = {"encoders": "encoder", "embeddings": "embeddings", "snapshots": "snapshot"}
+_FORMATS = {"encoders": "encoder", "embeddings": "embeddings", "snapshots": "snapshot", "bridges": "bridge"}
 
 
 def print_curve(curve: Sequence[CurvePoint], default_effort: int, *, title: str) -> None:
@@ -81,10 +82,10 @@ def print_build(report: BuildReport) -> None:
 def print_checks(report: PublishReport) -> None:
     """Prints the gates that a snapshot passed."""
     table = Table(title=f"snapshots/{report.active.snapshot} is active, generation {report.active.generation}")
-    for name in ("gate", "measured", "wanted"):
+    for name in ("gate", "measured", "wanted", ""):
         table.add_column(name)
     for check in report.checks:
-        table.add_row(check.name, f"{check.value:g}", f"{check.limit:g}")
+        table.add_row(check.name, f"{check.value:g}", f"{check.limit:g}", check.note)
     Console().print(table)
 
 
@@ -94,6 +95,10 @@ def refresh_value(report: "RefreshReport") -> JsonObject:
     return {
         "action": report.action,
         "reason": report.reason,
+        "recommended": report.recommended,
+        "encoder": report.reembedded.encoder if report.reembedded else None,
+        "bridge": _bridge_value(report),
+        "lost_count": report.reembedded.lost_count if report.reembedded else 0,
         "snapshot": f"snapshots/{built.version}" if built else None,
         "published": published is not None,
         "generation": published.active.generation if published else None,
@@ -102,13 +107,43 @@ def refresh_value(report: "RefreshReport") -> JsonObject:
         "moved_count": report.changes.moved_count,
         "vanished_count": report.changes.vanished_count,
         "reused_count": len(report.changes.kept_rows),
-        "quarantined_count": report.embedded.quarantined_count,
+        "quarantined_count": report.embedded.quarantined_count if report.embedded else 0,
         "count": built.count if built else None,
         "recall": built.recall if built else None,
         "drift": report.drift.to_json() if report.drift else None,
         "gate": {check.name: asdict(check) for check in published.checks} if published else {},
         "seconds": report.seconds,
     }
+
+
+def _bridge_value(report: "RefreshReport") -> JsonObject | None:
+    built = report.reembedded.bridge if report.reembedded else None
+    return bridge_value(built) if built else None
+
+
+def bridge_value(built: "Built") -> JsonObject:
+    """Returns a bridge and what it is worth as JSON values."""
+    return {
+        "bridge": f"bridges/{built.version}",
+        "source": built.bridge.source.fingerprint,
+        "target": built.bridge.target.fingerprint,
+        "pair_count": built.pair_count,
+        **asdict(built.quality),
+    }
+
+
+def print_bridge(built: "Built") -> None:
+    """Prints what a bridge is worth."""
+    quality = built.quality
+    table = Table(
+        title=f"bridges/{built.version}: {built.pair_count} pairs, measured on {quality.held_out_count} of them"
+    )
+    for name in ("of mapped vectors", "share"):
+        table.add_column(name)
+    table.add_row("own item among the 10 nearest of all pairs", f"{quality.own_item:.3f}")
+    table.add_row("the same by chance", f"{quality.shuffled:.3f}")
+    table.add_row("10 nearest shared with the item's own vector", f"{quality.overlap:.3f}")
+    Console().print(table)
 
 
 def print_drift(drift: DriftReport) -> None:
@@ -131,11 +166,15 @@ def print_refresh(report: "RefreshReport") -> None:
     """Prints what a refresh did."""
     table = Table(title=f"refresh: {report.action} ({report.reason})", show_header=False)
     for name, value in refresh_value(report).items():
-        if name not in {"action", "reason", "gate", "drift"}:
+        if name not in {"action", "reason", "gate", "drift", "bridge"}:
             table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
     Console().print(table)
     if report.drift:
         print_drift(report.drift)
+    if report.recommended:
+        Console().print(
+            "a new encoder is advised: vicinal refresh CORPUS... --action retrain --minutes 10", markup=False
+        )
     if report.published:
         print_checks(report.published)
 

@@ -3,8 +3,7 @@
     WORKSPACE/
       workspace.json               format and version of the workspace
       encoders/000001/             versions of a family, complete and immutable once there
-      embeddings/000001/
-      snapshots/000001/
+      embeddings/000001/ snapshots/000001/ bridges/000001/
       active.json                  the alias: which snapshot is served, and the ones before it
       labels/ runs/ work/ reports/ owned by the stages that write them
       .staging/                    versions being written; never read
@@ -33,7 +32,7 @@ from vicinal.errors import (
 )
 from vicinal.locks import is_held, locked
 
-FAMILIES = ("encoders", "embeddings", "snapshots")
+FAMILIES = ("encoders", "embeddings", "snapshots", "bridges")
 FORMAT_VERSION = 1
 _HISTORY_LENGTH = 100
 
@@ -77,6 +76,7 @@ class Staging:
             family = self._store.root / self._family
             numbers = [int(name) for name in self._store.versions(self._family)]
             version = f"{max([self._store.counter(self._family), *numbers]) + 1:06d}"
+            family.mkdir(exist_ok=True)  # a family that is younger than the workspace
             self.path.rename(family / version)
             sync_path(family)
             self._store.set_counter(self._family, int(version))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 F32Array = npt.NDArray[np.float32]
+F64Array = npt.NDArray[np.float64]
 I64Array = npt.NDArray[np.int64]
 U8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -42,6 +43,8 @@ class SnapshotRef:
     """64 lower-case hexadecimal digits; embeddings compare only within one fingerprint."""
     generation: int
     """Number of the activation that put the snapshot in service; it only grows."""
+    delta_number: int = 0
+    """Number of the last change of items (``upsert_items``, ``delete_items``) that the answer holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from index.build import BuildConfig, build
 from index.collect import collect
-from index.publish import Gates, publish
+from index.gates import Gates
+from index.publish import publish
 from vicinal.store import Store
 
 

@@ -3,21 +3,19 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
-from index import commands
+from index import refresh_commands
 from index.build import BuildConfig, build
 from index.delta import Delta
-from index.embed import embed
-from index.publish import Gates, publish, rollback
+from index.gates import Gates
+from index.publish import publish, rollback
 from index.refresh import RefreshConfig, refresh
 from index.snapshot import Snapshot
-from tests.index.made_vectors import make_item
+from tests.index.made_images import write_images
+from tests.index.made_vectors import AddEmbeddings, clustered, make_item
 from vicinal.embeddings import Embeddings
-from vicinal.encoder import save
 from vicinal.errors import (
     GateFailedError,
     InvalidArgumentError,
@@ -25,47 +23,7 @@ from vicinal.errors import (
     NoEncoderError,
     SnapshotNotFoundError,
 )
-from vicinal.modalities.image import backbones
-from vicinal.modalities.image.preprocess import Preprocessing
 from vicinal.store import Store
-from vicinal.types import Metric
-
-SIDE = 6
-
-
-def write_images(folder: Path, numbers: range, *, seed: int = 0) -> None:
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        rng = np.random.default_rng((seed, number))
-        pixels = rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    write_images(folder, range(60))
-    return folder
-
-
-@pytest.fixture
-def served(store: Store, corpus: Path) -> Store:
-    preprocessing = Preprocessing(channels=3, height=SIDE, width=SIDE)
-    model = backbones.create("pixels", channels=3, image_size=SIDE)
-    with store.stage("encoders") as staging:
-        save(
-            staging.path,
-            model=model,
-            architecture={"name": "pixels", "image_size": SIDE},
-            preprocessing=preprocessing,
-            metric=Metric.COSINE,
-            metadata={},
-        )
-        staging.commit()
-    embed(store, [str(corpus)])
-    build(store, config=BuildConfig(kind="hnsw", query_count=20))
-    publish(store)
-    return store
 
 
 def active_snapshot(store: Store) -> Snapshot:
@@ -76,6 +34,7 @@ def test_refresh_embeds_only_new_images_and_adds_them(served: Store, corpus: Pat
     write_images(corpus, range(60, 66))
     report = refresh(served, [str(corpus)])
     assert report.action == "add"
+    assert report.embedded is not None
     assert (report.embedded.new_count, report.embedded.reused_count, report.changes.new_count) == (6, 60, 6)
     assert served.active().snapshot == "000002"
     with active_snapshot(served) as snapshot:
@@ -161,17 +120,27 @@ def test_rollback_goes_back_and_a_damaged_snapshot_is_not_activated(served: Stor
     assert served.active().generation == 3
 
 
-def test_refresh_needs_a_corpus_a_snapshot_and_an_encoder(served: Store, store: Store, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="no corpus"):
-        refresh(served, [])
+def test_without_a_corpus_what_came_through_the_api_is_folded_in(store: Store, add_embeddings: AddEmbeddings) -> None:
+    add_embeddings(clustered(50, 4))
+    build(store, config=BuildConfig(query_count=10))
+    publish(store)
+    assert refresh(store, []).action == "none"
+    with active_snapshot(store) as before:
+        space = {"fingerprint": before.fingerprint, "dimension": before.dimension, "metric": before.metric}
+    Delta(store, **space).upsert([make_item(900)], clustered(1, 4))  # type: ignore[arg-type]
+    report = refresh(store, [])
+    assert (report.action, report.embedded, report.changes.folded_count) == ("add", None, 1)
+    with active_snapshot(store) as snapshot:
+        assert (snapshot.count, snapshot.items.find("item-000900")) == (51, 50)
+
+
+def test_refresh_needs_a_snapshot(tmp_path: Path) -> None:
     with pytest.raises(NoActiveSnapshotError):
         refresh(Store.create(tmp_path / "empty"), ["x"])
 
 
-def test_refresh_without_an_encoder_says_so(store: Store, add_embeddings: object) -> None:
-    from tests.index.made_vectors import clustered
-
-    add_embeddings(clustered(50, 4))  # type: ignore[operator]
+def test_refresh_without_an_encoder_says_so(store: Store, add_embeddings: AddEmbeddings) -> None:
+    add_embeddings(clustered(50, 4))
     build(store, config=BuildConfig(query_count=10))
     publish(store)
     with pytest.raises(NoEncoderError):
@@ -189,7 +158,7 @@ def test_the_command_refreshes_again_and_again(served: Store, corpus: Path, monk
 
     monkeypatch.setattr("time.sleep", sleep)
     arguments = [str(corpus), "-w", str(served.root), "--every", "1h", "--json"]
-    result = CliRunner().invoke(commands.refresh, arguments)
+    result = CliRunner().invoke(refresh_commands.refresh, arguments)
     actions = [json.loads(line)["action"] for line in result.stdout.splitlines() if line.startswith("{")]
     assert actions == ["none", "add"]
     assert all(3000 < pause <= 3600 for pause in pauses)
@@ -197,7 +166,7 @@ def test_the_command_refreshes_again_and_again(served: Store, corpus: Path, monk
 
 def test_the_command_prints_what_was_refreshed(served: Store, corpus: Path) -> None:
     write_images(corpus, range(60, 90))
-    result = CliRunner().invoke(commands.refresh, [str(corpus), "-w", str(served.root)], catch_exceptions=False)
+    result = CliRunner().invoke(refresh_commands.refresh, [str(corpus), "-w", str(served.root)], catch_exceptions=False)
     assert result.exit_code == 0
     for words in ("new_count", "drift", "generation 2"):
         assert words in result.output
