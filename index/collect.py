@@ -5,6 +5,7 @@ import shutil
 import uuid
 
 from index.collect_work import WORK_DAYS, collect_work
+from index.delta_drop import drop_folded
 from index.engines.milvus import drop_collection, places_of
 from vicinal.artifact import MANIFEST, read_manifest, storage_guard
 from vicinal.errors import VicinalError
@@ -49,7 +50,7 @@ def collect(
                 removed.append(f"embeddings/{version}")
         removed += _collect_bridges(store)
         removed += collect_work(store, work_days=work_days)
-    return removed
+    return removed + drop_folded(store)
 
 
 def _collect_bridges(store: Store) -> list[str]:
