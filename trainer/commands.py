@@ -29,53 +29,92 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 @click.option(
     "--weights", help="What to start from: an encoder (latest, 000001), a .safetensors file, or a torchvision enum."
 )
+@click.option("--devices", type=int, help="Processes that share a batch [default: one for each GPU].")
+@click.option("--nodes", type=int, help="Machines that share a batch; the command is started on each.")
+@click.option(
+    "--compile/--no-compile", "compiled", default=None, help="Compile the backbone [default: on GPUs, for long runs]."
+)
 @click.option("--seed", type=int, help="Of initialisation, sampling and views.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated.")
+@click.option("--recipe", help="Settings of a published run; see: vicinal recipes.")
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="A TOML file of settings.")
 @click.option("--resume", metavar="RUN", help="Continue a run by its name, or 'latest'.")
 @_JSON
 def pretrain(
     images: str | None,
     workspace: Path,
-    minutes: float | None,
-    epochs: float | None,
-    steps: int | None,
-    method: str | None,
-    encoder: str | None,
-    weights: str | None,
-    seed: int | None,
     overrides: tuple[str, ...],
+    recipe: str | None,
     config_path: Path | None,
     resume: str | None,
     *,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Train an encoder on the unlabelled images of IMAGES, a folder, archive or corpus spec."""
     from trainer import pretrain as stage
     from trainer.allocator import keep_memory
     from trainer.config import PretrainConfig
+    from trainer.launch import is_leader
     from trainer.progress import listening
-    from vicinal.config import from_mapping, read_toml, with_overrides
+    from vicinal.config import from_mapping
     from vicinal.store import Store
 
     if (images is None) == (resume is None):
         raise click.UsageError("name the images to train on, or --resume a run")
     keep_memory()
+    if not is_leader():
+        stage.follow(workspace, resumed=resume is not None)
+        return
     if resume is not None:
         with listening() as listener:
-            result = stage.resume(Store(workspace), resume, listener=listener)
+            places = {"devices": flags["devices"], "nodes": flags["nodes"]}
+            result = stage.resume(Store(workspace), resume, **places, listener=listener)
     else:
         assert images is not None
-        settings = read_toml(config_path) if config_path else {}
-        flags = {"method": method, "encoder": encoder, "weights": weights, "seed": seed}
-        settings |= {key: value for key, value in flags.items() if value is not None}
-        budget = {"minutes": minutes, "epochs": epochs, "steps": steps}
-        given = {key: value for key, value in budget.items() if value is not None}
-        settings["budget"] = given or settings.get("budget", {"minutes": 10.0})
-        config = from_mapping(PretrainConfig, with_overrides(settings, overrides), where="--set")
+        settings = _settings(flags, recipe=recipe, config_path=config_path, overrides=overrides)
+        config = from_mapping(PretrainConfig, settings, where="--set")
         with listening() as listener:
             result = stage.pretrain(Store.create(workspace), images, config, listener=listener)
     _show_result(result, as_json=as_json)
+
+
+def _settings(
+    flags: dict[str, Any], *, recipe: str | None, config_path: Path | None, overrides: tuple[str, ...]
+) -> dict[str, Any]:
+    """Lays flags over the file over the recipe; ``--set`` lies on top."""
+    from trainer.recipe import load
+    from vicinal.config import read_toml, with_overrides
+
+    settings = load(recipe).config if recipe else {}
+    settings = settings | (read_toml(config_path) if config_path else {})
+    compiled = flags.pop("compiled")
+    flags["compile"] = None if compiled is None else "on" if compiled else "off"
+    given = {key: value for key, value in flags.items() if value is not None}
+    budget = {key: given.pop(key) for key in ("minutes", "epochs", "steps") if key in given}
+    settings |= given
+    settings["budget"] = budget or settings.get("budget", {"minutes": 10.0})
+    return with_overrides(settings, overrides)
+
+
+@click.command()
+@click.argument("name", required=False)
+@_JSON
+def recipes(name: str | None, *, as_json: bool) -> None:
+    """List published runs and what came of them, or show the settings of one, by its NAME."""
+    from trainer import recipe as recipe_files
+    from vicinal.config import to_mapping
+
+    known = {one: recipe_files.load(one) for one in ([name] if name else recipe_files.names())}
+    if as_json:
+        click.echo(json.dumps({one: to_mapping(found) for one, found in known.items()}))
+        return
+    for one, found in known.items():
+        click.echo(click.style(one, bold=True))
+        for line in found.lines():
+            click.echo(f"  {line}")
+        if name:
+            click.echo(json.dumps(found.config, indent=1))
 
 
 def _show_result(result: Any, *, as_json: bool) -> None:
@@ -93,9 +132,10 @@ def _show_result(result: Any, *, as_json: bool) -> None:
         click.echo(json.dumps(values))
         return
     click.echo(f"encoder {result.encoder} from run {result.run}: {result.images} images in {result.seconds:.0f} s")
-    if values["knn"]:
-        base = ", ".join(f"{stage.ROWS[name]} {100 * value:.1f}%" for name, value in values["baselines"].items())
-        click.echo(f"kNN accuracy {100 * values['knn'][-1]['accuracy']:.1f}% ({base})")
+    if values["online"]:
+        for name, row in {"encoder": values["online"][-1], **values["baselines"]}.items():
+            label = stage.ROWS.get(name, "this encoder")
+            click.echo(f"{label:26} kNN {100 * row['knn']:5.1f}%  linear probe {100 * row['linear']:5.1f}%")
     click.echo(f"next: vicinal embed IMAGES --workspace ... --encoder {result.encoder}")
 
 
@@ -131,11 +171,12 @@ def export(workspace: Path, run: str | None, encoder: str | None, onnx: Path | N
 @click.option("--encoder", default="latest", show_default=True, help="Version of the encoder.")
 @click.option("--train", required=True, help="Corpus of labelled images; classes are folder names.")
 @click.option("--test", required=True, help="Corpus of queries.")
-@click.option("--shots", multiple=True, help="Labels a class, such as 1,5,10,50.")
-@click.option("--draws", type=click.IntRange(1, 1000), help="Draws of labelled images.")
-@click.option("--scratch-draws", type=click.IntRange(0, 100), help="Of them, also trained from scratch.")
+@click.option("--shots", multiple=True, help="Labels a class [default: 1,5,10,50].")
+@click.option("--draws", type=click.IntRange(1, 1000), help="Draws of labelled images [default: 20].")
+@click.option("--scratch-draws", type=click.IntRange(0, 100), help="Of them, also trained from scratch [default: 3].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
 @click.option("--limit", nargs=2, type=int, metavar="TRAIN TEST", help="Most images of each split.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture to write [default: WORKSPACE/reports/...png].")
 @_JSON
 def evaluate_encoder(
     workspace: Path,
@@ -143,38 +184,41 @@ def evaluate_encoder(
     train: str,
     test: str,
     shots: tuple[str, ...],
-    draws: int | None,
-    scratch_draws: int | None,
-    seed: int,
     limit: tuple[int, int] | None,
+    plot: Path | None,
     *,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Measure an encoder by kNN, linear probe and few labels, against pixels, random and scratch."""
+    """Measure an encoder by kNN, linear probe and few labels, against pixels, random and scratch.
+
+    Prints a table; writes it as JSON and as a picture to the reports of the workspace.
+    """
     from trainer import evaluate as stage
     from trainer.progress import listening
+    from trainer.report import table, write
     from vicinal.config import from_mapping
     from vicinal.encoder import Encoder
     from vicinal.store import Store
 
-    given: dict[str, Any] = {"seed": seed, "shots": stage.shots_of(shots) or None, "draws": draws}
-    given |= {"scratch_draws": scratch_draws if scratch_draws is not None or draws is None else min(draws, 3)}
-    if limit is not None:
-        given |= {"train_limit": limit[0], "test_limit": limit[1]}
+    if given["scratch_draws"] is None and given["draws"] is not None:
+        given["scratch_draws"] = min(given["draws"], 3)
+    given |= {"shots": stage.shots_of(shots) or None}
+    given |= dict(zip(("train_limit", "test_limit"), limit or (), strict=False))
     values = {key: value for key, value in given.items() if value is not None}
     config = from_mapping(stage.EvaluationConfig, values, where="evaluate-encoder")
     store = Store(workspace)
-    loaded = Encoder.load(store.path("encoders", encoder))
+    path = store.path("encoders", encoder)
+    loaded = Encoder.load(path)
     with listening() as listener:
         place = store.root / "work" / "images"
         splits = stage.read_splits(train, test, loaded.preprocessing, config, place=place, progress=listener.reading)
         result = stage.evaluate(loaded, *splits, config, said=listener.said)
+    report = plot or store.root / "reports" / f"encoder-{path.name}.png"
+    write(result, report, title=f"encoder {path.name}: {loaded.architecture['name']}")
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(result | {"plot": str(report)}))
         return
-    for name, accuracy in result["knn"].items():
-        click.echo(f"kNN {name:8} {100 * accuracy:5.1f}%")
-    click.echo(f"linear probe {100 * result['linear']['encoder']:5.1f}%")
-    for count, row in result["shots"].items():
-        cells = "  ".join(f"{name} {100 * row[name]:.1f}%" for name in row["std"])
-        click.echo(f"{count} labels a class: {cells}")
+    for line in table(result):
+        click.echo(line)
+    click.echo(f"written: {report} and {report.with_suffix('.json').name}")

@@ -117,7 +117,19 @@ class PretrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward passes; ``auto`` measures."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, or a number of GPUs as ``cuda:4``."""
+    """``auto`` (all GPUs, else the CPU), ``cpu``, ``cuda``, or one GPU by its number, as ``cuda:1``."""
+    devices: int | None = None
+    """Processes of each node that share a batch; None: one for each GPU, one on a CPU."""
+    nodes: int = 1
+    """Machines that share a batch."""
+    channels_last: bool | None = None
+    """Whether images and weights lie with their channels last; None: measured."""
+    threads: int | None = None
+    """CPU threads of each process; None: measured."""
+    workers: int | None = None
+    """Threads that read ahead, 0 or 1; None: measured."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the backbone is compiled; ``auto``: on a GPU in long runs."""
     metric: Literal["cosine", "inner_product", "l2"] = "cosine"
     """How the embeddings will be compared."""
     checkpoint_seconds: float = 60.0
@@ -129,6 +141,15 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot work."""
+        counts = {"devices": self.devices, "nodes": self.nodes, "threads": self.threads}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise InvalidConfigError(f"{name} is {value}, wanted 1 or more", field=name)
+        if self.workers not in {None, 0, 1}:
+            raise InvalidConfigError(f"workers is {self.workers}, wanted 0 or 1", field="workers")
+        self._check_images()
+
+    def _check_images(self) -> None:
         if self.batch_size < 2:
             raise InvalidConfigError(f"batch_size is {self.batch_size}, wanted 2 or more", field="batch_size")
         if self.backbone_rate is not None and not 0 < self.backbone_rate <= 100:

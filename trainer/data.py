@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from trainer.device import resident
+from trainer.distributed import rank, world_size
+from vicinal.errors import InvalidCorpusError
 from vicinal.types import I64Array, U8Array
 
 
@@ -33,11 +36,19 @@ class Sampler:
         count: images, N, at least 1.
         batch_size: images in a step over all processes; N where there are fewer.
         seed: of the orders.
+        processes: the batch is rounded down to a multiple of them.
+
+    Raises:
+        InvalidCorpusError: there is less than one image for each process.
     """
 
-    def __init__(self, *, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, *, count: int, batch_size: int, seed: int, processes: int = 1) -> None:
         self.count = count
-        self.batch_size = min(batch_size, count)
+        self.batch_size = min(batch_size, count) // processes * processes
+        if self.batch_size < 1:
+            raise InvalidCorpusError(
+                f"{count} images in batches of {batch_size} are too few for {processes} processes; use fewer --devices"
+            )
         self.steps_per_epoch = count // self.batch_size
         self._seed = seed
         self._order: tuple[int, I64Array] | None = None
@@ -53,28 +64,41 @@ class Sampler:
 
 
 class StepLoader:
-    """Endless batches from a step on; the next one is read while the last one is worked on.
+    """Endless batches from a step on, this process's share of each.
 
     Args:
         x_NCHW: images, uint8, perhaps memory-mapped.
-        sampler: which images a step takes.
+        sampler: which images a step takes; its batches must divide by the number of processes.
         first_step: says where to begin; asked when iteration begins.
-        rank: number of this process.
-        world_size: number of processes; the batch must divide by it.
+        device: says where the images are needed; asked when iteration begins. On a GPU with room for all of them they
+            are copied there once.
+        prefetch: read the next batch in a thread while the last one is worked on.
     """
 
     def __init__(
-        self, x_NCHW: U8Array, sampler: Sampler, *, first_step: Callable[[], int], rank: int = 0, world_size: int = 1
+        self,
+        x_NCHW: U8Array,
+        sampler: Sampler,
+        *,
+        first_step: Callable[[], int],
+        device: Callable[[], torch.device] = lambda: torch.device("cpu"),
+        prefetch: bool = True,
     ) -> None:
         self._x_NCHW = x_NCHW
         self._sampler = sampler
         self._first_step = first_step
-        self._rank = rank
-        self._world_size = world_size
+        self._device = device
+        self._prefetch = prefetch
+        self._resident: torch.Tensor | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields batches without end."""
         step = self._first_step()
+        self._resident = resident(self._x_NCHW, self._device())
+        if self._resident is not None or not self._prefetch:
+            while True:
+                yield self.batch(step)
+                step += 1
         with ThreadPoolExecutor(max_workers=1) as pool:
             future = pool.submit(self.batch, step)
             while True:
@@ -86,6 +110,9 @@ class StepLoader:
     def batch(self, step: int) -> Batch:
         """Returns this process's share of a step."""
         rows_B = self._sampler.rows(step)
-        share = len(rows_B) // self._world_size
-        rows_B = rows_B[self._rank * share : (self._rank + 1) * share]
-        return Batch(x_BCHW=torch.from_numpy(self._x_NCHW[rows_B]), rows_B=torch.from_numpy(rows_B), step=step)
+        share = len(rows_B) // world_size()
+        rows_B = rows_B[rank() * share : (rank() + 1) * share]
+        rows = torch.from_numpy(rows_B)
+        if self._resident is None:
+            return Batch(x_BCHW=torch.from_numpy(self._x_NCHW[rows_B]), rows_B=rows, step=step)
+        return Batch(x_BCHW=self._resident[rows.to(self._resident.device)], rows_B=rows, step=step)

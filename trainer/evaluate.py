@@ -64,8 +64,9 @@ def evaluate(
     }
     seconds["knn"] = time.perf_counter() - started
     started = time.perf_counter()
-    x_ND, x_QD = rows["encoder"]
-    linear = float((linear_predict(x_ND, train.y_N, x_QD) == test.y_N).mean())
+    linear = {
+        name: float((linear_predict(x_ND, train.y_N, x_QD) == test.y_N).mean()) for name, (x_ND, x_QD) in rows.items()
+    }
     seconds["linear"] = time.perf_counter() - started
     shots = {}
     for count in config.shots:
@@ -75,7 +76,7 @@ def evaluate(
         seconds[f"shots_{count}"] = time.perf_counter() - started
     return {
         "knn": knn,
-        "linear": {"encoder": linear},
+        "linear": linear,
         "few_shot": shots[str(config.shots[0])] if config.shots else {},
         "shots": shots,
         "counts": {"train": len(train.y_N), "test": len(test.y_N), "classes": int(train.y_N.max()) + 1},
@@ -88,6 +89,7 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     torch.manual_seed(0)
     untrained = create(str(options.pop("name")), **options)
     sample_BCHW = encoder.preprocessing.normalize(torch.from_numpy(train.x_NCHW[:512]))
+    untrained.whiten(sample_BCHW)
     calibrate(untrained, sample_BCHW, device=torch.device("cpu"))
     random = Encoder(
         untrained,

@@ -13,6 +13,7 @@ from trainer import optimizer
 from trainer.budget import Budget
 from trainer.config import OptimizerConfig
 from trainer.data import Batch
+from trainer.distributed import agree
 from trainer.method import Method, StepOutput
 from trainer.views import ViewMaker
 from vicinal.errors import InvalidArgumentError
@@ -74,7 +75,7 @@ class PretrainModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Returns the loss of a batch; sets this step's learning rate first."""
         assert batch.step == self.global_step, "the loader and the trainer count the same steps"
-        self._progress = progress = self.budget.progress(batch.step)
+        self._progress = progress = self._agreed_progress(batch.step)
         for opt in self.trainer.optimizers:
             assert isinstance(opt, optimizer.MixedOptimizer)
             opt.set_factor(optimizer.factor(self.rates, progress))
@@ -116,6 +117,11 @@ class PretrainModule(lightning.LightningModule):
             )
         self.budget.start(elapsed_s=float(facts["elapsed_s"]))
         self.views_seen = int(facts["views_seen"])
+
+    def _agreed_progress(self, step: int) -> float:
+        progress = self.budget.progress(step)
+        # Steps are the same everywhere, clocks are not.
+        return progress if self.budget.steps is not None else agree([progress], device=self.device)[0]
 
     def _generator(self, step: int, *, process: int) -> torch.Generator:
         # A generator for each step: nothing of the random state has to be kept.

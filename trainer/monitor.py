@@ -1,9 +1,10 @@
-"""Online nearest-neighbour accuracy, where the corpus names classes, beside pixels and the random encoder.
+"""Online kNN and linear probe, where the corpus names classes, beside pixels and the random encoder.
 
 Labels are looked at, never learned from.
 """
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from trainer.cache import ImageCache
 from trainer.knn import knn_accuracy
+from trainer.probes import ridge_predict
 from trainer.views import ViewMaker, resize
 from vicinal.types import F32Array, I64Array, U8Array
 
@@ -18,7 +20,21 @@ _BANK, _QUERIES = 5_000, 1_000
 _CHUNK = 512
 
 
-class KnnMonitor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Fractions of queries that are classified rightly, in [0, 1]."""
+
+    knn: float
+    """By a vote of 20 nearest neighbours."""
+    linear: float
+    """By ridge regression."""
+
+    def text(self) -> str:
+        """Returns both in percent."""
+        return f"{100 * self.knn:.1f}% {100 * self.linear:.1f}%"
+
+
+class OnlineMonitor:
     """Embeds a fixed sample of the images and classifies a part of it by the rest.
 
     Args:
@@ -47,17 +63,17 @@ class KnnMonitor:
         labelled = cache.labels_N[cache.labels_N >= 0]
         return len(cache.classes) >= 2 and len(labelled) >= 20 * len(cache.classes)
 
-    def pixels(self) -> float:
+    def pixels(self) -> Accuracy:
         """Returns the accuracy of raw pixels."""
         return self._accuracy(self._x_NCHW.reshape(len(self._x_NCHW), -1).astype(np.float32))
 
-    def random(self, backbone: nn.Module) -> float:
+    def random(self, backbone: nn.Module) -> Accuracy:
         """Returns the accuracy of a copy of an untrained backbone, its normalisation set by the sample."""
         model = copy.deepcopy(backbone)
         calibrate(model, self._batches()[0], device=_device(model))
         return self.encoder(model)
 
-    def encoder(self, backbone: nn.Module) -> float:
+    def encoder(self, backbone: nn.Module) -> Accuracy:
         """Returns the accuracy of a backbone; leaves its mode as it was."""
         was_training = backbone.training
         backbone.eval()
@@ -65,7 +81,8 @@ class KnnMonitor:
         parts: list[F32Array] = []
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
             for x_BCHW in self._batches():
-                y_BD = backbone(x_BCHW.to(device))
+                # Not through a compiled call: these batches have other shapes, and each shape costs a compilation.
+                y_BD = backbone.forward(x_BCHW.to(device))
                 parts.append(y_BD.float().cpu().numpy())
         backbone.train(was_training)
         return self._accuracy(np.concatenate(parts))
@@ -75,9 +92,11 @@ class KnnMonitor:
         scaled = [resize(torch.from_numpy(chunk).float() / 255.0, self._size) for chunk in chunks]
         return [self._maker.normalize(x_BCHW) for x_BCHW in scaled]
 
-    def _accuracy(self, x_ND: F32Array) -> float:
-        known_N = ~self._query_N
-        return knn_accuracy(x_ND[known_N], self._y_N[known_N], x_ND[self._query_N], self._y_N[self._query_N])
+    def _accuracy(self, x_ND: F32Array) -> Accuracy:
+        known_N, wanted_Q = ~self._query_N, self._y_N[self._query_N]
+        bank = (x_ND[known_N], self._y_N[known_N], x_ND[self._query_N])
+        linear = float((ridge_predict(*bank) == wanted_Q).mean())
+        return Accuracy(knn=knn_accuracy(*bank, wanted_Q), linear=linear)
 
 
 def calibrate(model: nn.Module, x_BCHW: torch.Tensor, *, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 One optimiser object holds groups of different rules, so that one checkpoint and one step serve all.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from trainer import fused
 from trainer.config import OptimizerConfig
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -24,12 +26,14 @@ class MixedOptimizer(torch.optim.Optimizer):
 
     Args:
         groups: ``params``, ``rule``, ``lr``, ``momentum``, ``weight_decay``.
+        fused: update a group in a few kernels; None: on GPUs.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], *, fused: bool | None = None) -> None:
         super().__init__(groups, {"rule": "sgd", "lr": 0.0, "momentum": 0.9, "weight_decay": 0.0})
         for group in self.param_groups:
             group["peak_lr"] = group["lr"]
+        self._fused = fused
 
     def set_factor(self, factor: float) -> None:
         """Sets every learning rate to its peak times the factor."""
@@ -45,11 +49,17 @@ class MixedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 result = closure()
         for group in self.param_groups:
-            rule = _RULES[group["rule"]]
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    rule(parameter, group, self.state[parameter])
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            whole = _FUSED.get(group["rule"]) if parameters and self._is_fused(parameters[0]) else None
+            if whole is not None:
+                whole(parameters, group, self.state)
+                continue
+            for parameter in parameters:
+                _RULES[group["rule"]](parameter, group, self.state[parameter])
         return result
+
+    def _is_fused(self, parameter: torch.Tensor) -> bool:
+        return parameter.is_cuda if self._fused is None else self._fused
 
 
 def orthogonalize(g_OI: torch.Tensor, *, steps: int = 3) -> torch.Tensor:
@@ -59,18 +69,18 @@ def orthogonalize(g_OI: torch.Tensor, *, steps: int = 3) -> torch.Tensor:
     values end between about 0.7 and 1.2, the small ones grow several times.
 
     Args:
-        g_OI: a matrix; worked on in bfloat16.
+        g_OI: a matrix, or a batch of them; worked on in bfloat16.
         steps: iterations.
     """
     a, b, c = _NEWTON_SCHULZ
     x_OI = g_OI.bfloat16()
-    tall = x_OI.shape[0] > x_OI.shape[1]
-    x_OI = x_OI.t() if tall else x_OI
-    x_OI = x_OI / (x_OI.norm() + 1e-7)
+    tall = x_OI.shape[-2] > x_OI.shape[-1]
+    x_OI = x_OI.mT if tall else x_OI
+    x_OI = x_OI / (x_OI.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x_OI @ x_OI.t()
+        gram = x_OI @ x_OI.mT
         x_OI = a * x_OI + (b * gram + c * gram @ gram) @ x_OI
-    result: torch.Tensor = (x_OI.t() if tall else x_OI).to(g_OI.dtype)
+    result: torch.Tensor = (x_OI.mT if tall else x_OI).to(g_OI.dtype)
     return result
 
 
@@ -130,14 +140,27 @@ _RULES: dict[str, Callable[[torch.Tensor, dict[str, Any], dict[str, Any]], None]
     "adamw": _adamw,
 }
 
+_FUSED: dict[str, Callable[[list[torch.Tensor], dict[str, Any], Any], None]] = {
+    "muon": functools.partial(fused.batched_muon, orthogonalize),
+    "sgd": fused.fused_sgd,
+    "adamw": fused.fused_adamw,
+}
+
 
 def create(
     config: OptimizerConfig, modules: Iterable[nn.Module], *, batch_size: int, scales: Sequence[float] = ()
 ) -> MixedOptimizer:
-    """Makes the optimiser of some modules.
+    """Makes the optimiser of some modules; see ``groups_of``."""
+    return MixedOptimizer(groups_of(config, modules, batch_size=batch_size, scales=scales))
+
+
+def groups_of(
+    config: OptimizerConfig, modules: Iterable[nn.Module], *, batch_size: int, scales: Sequence[float] = ()
+) -> list[dict[str, Any]]:
+    """Returns the groups of parameters of some modules, each with its rule and rates.
 
     Args:
-        config: which, and its rates.
+        config: which optimiser, and its rates.
         modules: what is trained.
         batch_size: images in a step; the rate of SGD, LARS and AdamW is proportional to it.
         scales: of the rates of each module; 1 where there is none.
@@ -148,7 +171,7 @@ def create(
         assert isinstance(scale, float)
         by_scale.setdefault(scale, []).extend(p for p in module.parameters() if p.requires_grad)
     groups = [group for scale, found in by_scale.items() for group in _groups(config, found, batch_size, scale)]
-    return MixedOptimizer([group for group in groups if group["params"]])
+    return [group for group in groups if group["params"]]
 
 
 def _groups(

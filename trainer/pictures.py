@@ -1,6 +1,7 @@
 """Pictures of a run for people: curves, and a grid of the views that the network saw."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,20 +46,29 @@ def draw_curves(history: History, path: Path, *, title: str) -> None:
     for axis, name, text in panels:
         axis.plot(steps, [getattr(report.health, name) for report in history.reports])
         axis.set_title(text)
-    axes[1, 2].set_title("kNN accuracy" if history.knn else "views a second")
-    if history.knn:
-        axes[1, 2].plot([one["step"] for one in history.knn], [100 * one["accuracy"] for one in history.knn], "o-")
-        for name, accuracy in history.baselines.items():
-            axes[1, 2].axhline(100 * accuracy, linestyle="--", color="gray")
-            axes[1, 2].annotate(name, (steps[0], 100 * accuracy), fontsize=8)
-        axes[1, 2].set_ylabel("%")
-    else:
-        axes[1, 2].plot(steps, [report.views_per_second for report in history.reports])
+    _draw_accuracy(axes[1, 2], history, steps)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
         axis.set_xlabel("step")
     with storage_guard(path):
         figure.savefig(path, dpi=90)
+
+
+def _draw_accuracy(axis: Any, history: History, steps: list[int]) -> None:
+    """Draws kNN and linear probe with the same of the baselines as dashes, or the speed where there are no labels."""
+    if not history.online:
+        axis.set_title("views a second")
+        axis.plot(steps, [report.views_per_second for report in history.reports])
+        return
+    axis.set_title("accuracy on labels, %")
+    at = [one["step"] for one in history.online]
+    for measure, color in (("knn", "tab:blue"), ("linear", "tab:orange")):
+        axis.plot(at, [100 * one[measure] for one in history.online], "o-", color=color, label=measure)
+        for name, accuracy in history.baselines.items():
+            value = 100 * getattr(accuracy, measure)
+            axis.axhline(value, linestyle="--", color=color, alpha=0.5)
+            axis.annotate(f"{name}, {measure}", (steps[0], value), fontsize=7)
+    axis.legend(fontsize=8)
 
 
 def draw_views(cache: ImageCache, maker: ViewMaker, path: Path, *, seed: int) -> None:

@@ -1,14 +1,23 @@
-"""A probe of a second or two: which precision is quickest for this backbone on this machine."""
+"""A probe of a few seconds: precision, memory layout, threads and reading ahead, as this machine runs them quickest."""
 
 import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
+from trainer.config import PretrainConfig
+from trainer.device import prefers_bfloat16
+from vicinal.types import U8Array
+
 _BATCH, _ROUNDS = 64, 2
+_SLOW_S = 1.0
 _WORTH = 1.1
+_READING_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,34 +26,138 @@ class ProbeResult:
 
     bfloat16: bool
     """Whether to run forward and backward in bfloat16."""
+    channels_last: bool
+    """Whether images and weights lie with their channels last."""
+    threads: int
+    """CPU threads."""
+    workers: int
+    """Threads that read ahead, 0 or 1."""
     images_per_second: dict[str, float]
-    """Forward and backward passes of one image a second, by precision; empty where nothing was measured."""
+    """Forward and backward passes of one image a second, by what was tried; empty where nothing was."""
+    reading_share: float | None = None
+    """Time to read a batch as a fraction of the time to train on it; None where it was not measured."""
+
+    def text(self) -> str:
+        """Returns what was chosen and measured, for people."""
+        layout = "channels last" if self.channels_last else "channels first"
+        precision = "bfloat16" if self.bfloat16 else "float32"
+        reading = "" if self.reading_share is None else f" (reading takes {100 * self.reading_share:.1f}% of a step)"
+        chosen = f"{precision}, {layout}, {self.threads} threads, {self.workers} reading ahead{reading}"
+        speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in self.images_per_second.items())
+        return f"{chosen}{f'; measured images/s: {speeds}' if speeds else ''}"
 
 
-def probe(backbone: nn.Module, *, channels: int, size: int, device: torch.device) -> ProbeResult:
-    """Measures forward and backward in float32 and bfloat16.
+def probe(
+    config: PretrainConfig, backbone: nn.Module, x_NCHW: U8Array, *, device: torch.device, processes: int = 1
+) -> ProbeResult:
+    """Measures what the configuration leaves open; a choice is changed only where that is worth a tenth.
 
     Args:
+        config: precision, channels_last, threads and workers that are set are taken as they are.
         backbone: a copy of it is used.
-        channels: of the images.
-        size: side of the images in pixels.
+        x_NCHW: the images.
         device: where it will be trained.
+        processes: of this machine, which share its threads.
     """
+    most = max(1, torch.get_num_threads() // processes)
     if device.type == "cuda":
-        return ProbeResult(bfloat16=torch.cuda.is_bf16_supported(), images_per_second={})
-    model = copy.deepcopy(backbone).train().to(memory_format=torch.channels_last)
-    x_BCHW = torch.zeros(_BATCH, channels, size, size).contiguous(memory_format=torch.channels_last)
-    speeds = {name: _speed(model, x_BCHW, bfloat16=name == "bfloat16") for name in ("float32", "bfloat16")}
-    return ProbeResult(bfloat16=speeds["bfloat16"] > _WORTH * speeds["float32"], images_per_second=speeds)
+        bfloat16 = prefers_bfloat16() if config.precision == "auto" else config.precision == "bfloat16"
+        return ProbeResult(
+            bfloat16=bfloat16,
+            channels_last=config.channels_last is not False,
+            threads=config.threads or most,
+            workers=1 if config.workers is None else config.workers,
+            images_per_second={},
+        )
+    return _Search(config, backbone, x_NCHW, most=most).result()
 
 
-def _speed(model: nn.Module, x_BCHW: torch.Tensor, *, bfloat16: bool) -> float:
-    best = float("inf")
-    for _ in range(_ROUNDS + 1):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    bfloat16: bool
+    channels_last: bool
+    threads: int
+
+    def text(self) -> str:
+        layout = "channels last" if self.channels_last else "channels first"
+        return f"{'bfloat16' if self.bfloat16 else 'float32'}, {layout}, {self.threads} threads"
+
+
+class _Search:
+    """Tries one setting after the other, each time from the best so far."""
+
+    def __init__(self, config: PretrainConfig, backbone: nn.Module, x_NCHW: U8Array, *, most: int) -> None:
+        self._config = config
+        self._backbone = backbone
+        self._x_NCHW = x_NCHW
+        self._best = _Setting(
+            bfloat16=config.precision == "bfloat16",
+            channels_last=config.channels_last is not False,
+            threads=config.threads or most,
+        )
+        self._speeds: dict[_Setting, float] = {}
+
+    def result(self) -> ProbeResult:
+        config = self._config
+        if config.precision == "auto":
+            self._try(replace(self._best, bfloat16=True))
+        if config.channels_last is None:
+            self._try(replace(self._best, channels_last=False))
+        if config.threads is None and self._best.threads > 1:
+            self._try(replace(self._best, threads=self._best.threads // 2))
+        workers, share = config.workers, None
+        if workers is None:
+            share = self._reading_s() * self._speed(self._best) / min(config.batch_size, len(self._x_NCHW))
+            workers = int(share > _READING_SHARE)
+        return ProbeResult(
+            bfloat16=self._best.bfloat16,
+            channels_last=self._best.channels_last,
+            threads=self._best.threads,
+            workers=workers,
+            images_per_second={setting.text(): speed for setting, speed in self._speeds.items()},
+            reading_share=share,
+        )
+
+    def _try(self, setting: _Setting) -> None:
+        if self._speed(setting) > _WORTH * self._speed(self._best):
+            self._best = setting
+
+    def _speed(self, setting: _Setting) -> float:
+        if setting not in self._speeds:
+            self._speeds[setting] = _speed(self._backbone, setting, shape=self._x_NCHW.shape[1:])
+        return self._speeds[setting]
+
+    def _reading_s(self) -> float:
+        size = min(self._config.batch_size, len(self._x_NCHW))
+        rows = np.random.default_rng(0).permutation(len(self._x_NCHW))[:size]
         started = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            y_BD = model(x_BCHW)
-        if y_BD.requires_grad:
-            y_BD.float().square().mean().backward()
-        best = min(best, time.perf_counter() - started)
+        torch.from_numpy(self._x_NCHW[rows]).float()
+        return time.perf_counter() - started
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _speed(backbone: nn.Module, setting: _Setting, *, shape: tuple[int, ...]) -> float:
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+    model = copy.deepcopy(backbone).train().to(memory_format=layout)
+    x_BCHW = torch.zeros(_BATCH, *shape).contiguous(memory_format=layout)
+    best = float("inf")
+    with _threads(setting.threads):
+        for _ in range(_ROUNDS + 1):
+            started = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=setting.bfloat16):
+                y_BD = model(x_BCHW)
+            if y_BD.requires_grad:
+                y_BD.float().square().mean().backward()
+            best = min(best, time.perf_counter() - started)
+            if best > _SLOW_S:
+                break
     return len(x_BCHW) / best

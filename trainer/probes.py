@@ -7,6 +7,9 @@ from torch.nn import functional
 from trainer.knn import unit
 from vicinal.types import F32Array, I64Array
 
+_DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
+"""In units of the mean eigenvalue of the covariance."""
+
 
 def linear_predict(
     x_ND: F32Array, y_N: I64Array, x_QD: F32Array, *, decay: float = 1e-3, iterations: int = 100
@@ -43,6 +46,50 @@ def linear_predict(
     solver.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         predicted_Q: I64Array = functional.linear(features_QD, w_CD, b_C).argmax(dim=1).numpy()
+    return predicted_Q
+
+
+def ridge_predict(x_ND: F32Array, y_N: I64Array, x_QD: F32Array) -> I64Array:
+    """Returns the classes of queries by ridge regression on the classes, in closed form: a linear probe of a second.
+
+    The decay is the best of four on every fifth labelled row, which the other four fifths are fitted to;
+    then all are. Embeddings are brought to unit length and centred.
+
+    Args:
+        x_ND: labelled embeddings.
+        y_N: their classes, int64, from 0.
+        x_QD: queries.
+    """
+    features_ND, features_QD = unit(x_ND), unit(x_QD)
+    center_D = features_ND.mean(axis=0)
+    a_ND, a_QD = (torch.from_numpy(x - center_D) for x in (features_ND, features_QD))
+    target_N = torch.from_numpy(y_N)
+    held_N = torch.arange(len(target_N)) % 5 == 4
+    decay = _DECAYS[0]
+    if held_N.any():
+        kept = (a_ND[~held_N], target_N[~held_N], a_ND[held_N])
+        right = {d: float((_ridge(*kept, decay=d) == target_N[held_N]).float().mean()) for d in _DECAYS}
+        decay = max(_DECAYS, key=lambda d: right[d])
+    predicted_Q: I64Array = _ridge(a_ND, target_N, a_QD, decay=decay).numpy()
+    return predicted_Q
+
+
+def _ridge(x_ND: torch.Tensor, target_N: torch.Tensor, x_QD: torch.Tensor, *, decay: float) -> torch.Tensor:
+    count, dimension = x_ND.shape
+    wanted_NC = functional.one_hot(target_N).float()
+    wanted_NC = wanted_NC - wanted_NC.mean(dim=0)
+    scale = float(x_ND.square().sum()) / min(count, dimension) + 1e-12
+    # N >= D: solve in D x D, else in N x N.
+    if count >= dimension:
+        gram_DD = x_ND.t() @ x_ND
+        gram_DD.diagonal().add_(decay * scale)
+        w_DC = torch.linalg.solve(gram_DD, x_ND.t() @ wanted_NC)
+    else:
+        gram_NN = x_ND @ x_ND.t()
+        gram_NN.diagonal().add_(decay * scale)
+        w_DC = x_ND.t() @ torch.linalg.solve(gram_NN, wanted_NC)
+    # The mean of the classes is put back: a class of many wins where features say nothing.
+    predicted_Q: torch.Tensor = (x_QD @ w_DC + functional.one_hot(target_N).float().mean(dim=0)).argmax(dim=1)
     return predicted_Q
 
 

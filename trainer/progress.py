@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from trainer.pretrain import Listener
+from trainer.listener import Listener
 from trainer.watch import Report
 
 

@@ -31,6 +31,7 @@ def scratch_accuracy(
     options = encoder.architecture
     torch.manual_seed(seed)
     backbone = create(str(options.pop("name")), **options).to(memory_format=torch.channels_last)
+    backbone.whiten(encoder.preprocessing.normalize(torch.from_numpy(labelled.x_NCHW)))
     model = nn.Sequential(backbone, nn.Linear(backbone.dimension, int(labelled.y_N.max()) + 1))
     maker = ViewMaker(_VIEWS, mean=encoder.preprocessing.mean, std=encoder.preprocessing.std)
     rates = OptimizerConfig(warmup=0.1)

@@ -20,6 +20,8 @@ from vicinal.modalities.image import Preprocessing
 from vicinal.modalities.image.backbones import create
 
 _RATE_FROM_WEIGHTS = 0.1
+_WHITENED = 2_000
+"""Images, about, from which whitening filters are computed."""
 
 
 def resolve(
@@ -96,9 +98,13 @@ def make_module(
         preprocessing: size and normalisation.
         weights: state of the backbone to start from, if not from scratch.
     """
-    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed)
+    processes = (config.devices or 1) * config.nodes
+    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed, processes=processes)
     torch.manual_seed(config.seed)
     backbone = create(**architecture_of(config))
+    if backbone.whitens:
+        step = max(1, len(cache.x_NCHW) // _WHITENED)
+        backbone.whiten(preprocessing.normalize(torch.from_numpy(cache.x_NCHW[::step].copy())))
     if weights is not None:
         backbone.load_state_dict(weights)
         backbone.freeze(config.frozen_stages)
@@ -110,12 +116,16 @@ def make_module(
         batch_size=sampler.batch_size,
         backbone=backbone,
     )
+    layout = torch.contiguous_format if config.channels_last is False else torch.channels_last
     maker = ViewMaker(
-        from_mapping(ViewConfig, config.views, where="views"), mean=preprocessing.mean, std=preprocessing.std
+        from_mapping(ViewConfig, config.views, where="views"),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        layout=layout,
     )
     sizes = tuple(max(8, round(preprocessing.height * part / 4) * 4) for part in config.resolutions)
     module = PretrainModule(
-        backbone.to(memory_format=torch.channels_last),
+        backbone.to(memory_format=layout),
         methods.create(config.method, config.method_options, context),
         maker=maker,
         rates=from_mapping(OptimizerConfig, config.optimizer, where="optimizer"),

@@ -28,12 +28,21 @@ class ViewMaker:
         config: how.
         mean: subtracted from values in [0, 1]; one number, or one for each channel.
         std: divided by; one number, or one for each channel.
+        layout: in which the views lie in memory.
     """
 
-    def __init__(self, config: ViewConfig, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        config: ViewConfig,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         self.config = config
         self.mean = mean
         self.std = std
+        self.layout = layout
 
     def __call__(
         self, x_BCHW: torch.Tensor, *, rows_B: torch.Tensor, size: int, generator: torch.Generator, plain: bool = False
@@ -86,11 +95,11 @@ class ViewMaker:
         return self.normalize(y_BCSS)
 
     def normalize(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Returns values in [0, 1] normalised, channels last."""
+        """Returns values in [0, 1] normalised, in the layout of the views."""
         scale_C = torch.tensor([1.0 / s for s in self.std], device=x_BCHW.device)
         shift_C = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x_BCHW.device)
         y_BCHW = torch.addcmul(shift_C[:, None, None], x_BCHW, scale_C[:, None, None])
-        return y_BCHW.contiguous(memory_format=torch.channels_last)
+        return y_BCHW.contiguous(memory_format=self.layout)
 
 
 class _Draw:

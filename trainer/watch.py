@@ -15,9 +15,10 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from safetensors.torch import save_file
 from typing_extensions import override
 
+from trainer.distributed import agree
 from trainer.health import Health, measure
 from trainer.module import PretrainModule
-from trainer.monitor import KnnMonitor
+from trainer.monitor import Accuracy, OnlineMonitor
 from vicinal.artifact import storage_guard
 from vicinal.errors import TrainingStoppedError
 
@@ -44,15 +45,16 @@ class Report:
     """Loss terms, and the total as ``loss``."""
     health: Health
     """Of the backbone's embeddings of two views."""
-    knn: float | None = None
-    """The last online accuracy."""
+    accuracy: Accuracy | None = None
+    """The last online accuracies."""
 
     def line(self) -> str:
         """Returns one line for people."""
         terms = " ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
-        knn = "" if self.knn is None else f" knn {100 * self.knn:.1f}%"
+        at = self.accuracy
+        online = "" if at is None else f" knn {100 * at.knn:.1f}% linear {100 * at.linear:.1f}%"
         health = f"std {self.health.std:.2f} rank {self.health.rank:.0f} align {self.health.alignment:.2f} "
-        return f"{terms} | {health}unif {self.health.uniformity:.2f}{knn} | {self.views_per_second:.0f} views/s"
+        return f"{terms} | {health}unif {self.health.uniformity:.2f}{online} | {self.views_per_second:.0f} views/s"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,10 +63,10 @@ class History:
 
     reports: list[Report] = field(default_factory=list)
     """Every report, oldest first."""
-    knn: list[dict[str, float]] = field(default_factory=list)
-    """Online accuracies: step, progress, accuracy."""
-    baselines: dict[str, float] = field(default_factory=dict)
-    """Accuracy of raw pixels and of the random encoder on the same sample."""
+    online: list[dict[str, float]] = field(default_factory=list)
+    """Online accuracies: step, progress, knn, linear."""
+    baselines: dict[str, Accuracy] = field(default_factory=dict)
+    """Those of raw pixels, of the random encoder and of the weights it starts from, on the same sample."""
 
 
 class Watch(lightning.Callback):
@@ -78,7 +80,7 @@ class Watch(lightning.Callback):
     """
 
     def __init__(
-        self, directory: Path, *, every_s: float, monitor: KnnMonitor | None, tell: Callable[[Report], None]
+        self, directory: Path, *, every_s: float, monitor: OnlineMonitor | None, tell: Callable[[Report], None]
     ) -> None:
         self.directory = directory
         self.history = History()
@@ -89,8 +91,10 @@ class Watch(lightning.Callback):
         self._told_views = 0
         self._bad = 0
         self._losses: list[float] = []
-        self._knn_due = [0.25, 0.5, 0.75]
-        self._knn: float | None = None
+        self._due = [0.25, 0.5, 0.75]
+        self._accuracy: Accuracy | None = None
+        self._stopped: TrainingStoppedError | None = None
+        self._abandoned = False
 
     @override
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -101,7 +105,7 @@ class Watch(lightning.Callback):
         self._saved_at = self._told_at = time.monotonic()
         self._told_views = pl_module.views_seen
         progress = pl_module.budget.progress(pl_module.global_step)
-        self._knn_due = [due for due in self._knn_due if due > progress]
+        self._due = [due for due in self._due if due > progress]
 
     @override
     def on_train_batch_end(
@@ -112,31 +116,67 @@ class Watch(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Looks at the step that was just made."""
+        """Looks at the step that was just made; the first process decides, and all do the same."""
         assert isinstance(pl_module, PretrainModule)
-        step = pl_module.global_step
-        spent = pl_module.budget.is_spent(step)
-        if step % _CHECK_EVERY == 0 or spent or step <= 2:
-            self._look(pl_module, step)
-        progress = pl_module.budget.progress(step)
-        if self._knn_due and progress >= self._knn_due[0] and not spent:
-            self._knn_due = [due for due in self._knn_due if due > progress]
-            self.measure_knn(pl_module)
-        if time.monotonic() - self._saved_at >= self._every_s and not spent and self._bad == 0:
-            self.save(trainer, pl_module)
-        if spent:
+        step, budget = pl_module.global_step, pl_module.budget
+        spent = budget.is_spent(step)
+        if trainer.is_global_zero:
+            self._lead(pl_module, step, spent=spent)
+        due = time.monotonic() - self._saved_at >= self._every_s and self._bad == 0
+        decisions = agree([spent, due, self._stopped is not None], device=pl_module.device)
+        spent, due, stopped = (value > 0 for value in decisions)
+        if stopped:
+            self._abandoned = trainer.should_stop = True
+        elif spent:
             trainer.should_stop = True
+        elif due:
+            self.save(trainer, pl_module)
 
-    def measure_knn(self, module: PretrainModule) -> None:
-        """Measures the online accuracy, where there are labels."""
+    @override
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Measures and saves a last time."""
+        assert isinstance(pl_module, PretrainModule)
+        if self._abandoned:
+            return
+        if trainer.is_global_zero:
+            self.measure(pl_module)
+        self.save(trainer, pl_module)
+
+    def raise_if_stopped(self) -> None:
+        """Says why the run was stopped.
+
+        Raises:
+            TrainingStoppedError: it went bad.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _lead(self, module: PretrainModule, step: int, *, spent: bool) -> None:
+        if step % _CHECK_EVERY == 0 or spent or step <= 2:
+            try:
+                self._look(module, step)
+            except TrainingStoppedError as error:
+                self._stopped = error
+                return
+        progress = module.budget.progress(step)
+        if self._due and progress >= self._due[0] and not spent:
+            self._due = [due for due in self._due if due > progress]
+            self.measure(module)
+
+    def measure(self, module: PretrainModule) -> None:
+        """Measures the online accuracies, where there are labels."""
         if self._monitor is None:
             return
-        self._knn = self._monitor.encoder(module.backbone)
+        self._accuracy = self._monitor.encoder(module.backbone)
         progress = module.budget.progress(module.global_step)
-        self.history.knn.append({"step": module.global_step, "progress": progress, "accuracy": self._knn})
+        self.history.online.append({"step": module.global_step, "progress": progress, **asdict(self._accuracy)})
 
     def save(self, trainer: lightning.Trainer, module: PretrainModule) -> None:
-        """Writes a checkpoint in place of the last one, whole or not at all."""
+        """Writes a checkpoint in place of the last one, whole or not at all; every process takes part."""
+        self._saved_at = time.monotonic()
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.directory / f".{CHECKPOINT}")
+            return
         with storage_guard(self.directory):
             for name, write in (
                 (WEIGHTS, lambda path: save_file(_tensors(module.backbone), path)),
@@ -162,8 +202,8 @@ class Watch(lightning.Callback):
             "views_per_second": module.views_seen / max(elapsed_s, 1e-9),
             "health": asdict(last.health) if last else None,
             "terms": last.terms if last else None,
-            "knn": self.history.knn,
-            "baselines": self.history.baselines,
+            "online": self.history.online,
+            "baselines": {name: asdict(accuracy) for name, accuracy in self.history.baselines.items()},
         }
 
     def _look(self, module: PretrainModule, step: int) -> None:
@@ -187,13 +227,13 @@ class Watch(lightning.Callback):
             views_per_second=(module.views_seen - self._told_views) / max(now - self._told_at, 1e-9),
             terms=terms,
             health=health,
-            knn=self._knn,
+            accuracy=self._accuracy,
         )
         self._told_at, self._told_views = now, module.views_seen
         self.history.reports.append(report)
         values = {**terms, **asdict(health), "views_per_second": report.views_per_second}
         for logger in module.loggers:
-            logger.log_metrics(values | ({} if self._knn is None else {"knn": self._knn}), step=step)
+            logger.log_metrics(values | ({} if self._accuracy is None else asdict(self._accuracy)), step=step)
         self._tell(report)
 
     def _check_collapse(self, module: PretrainModule, health: Health, step: int) -> None:

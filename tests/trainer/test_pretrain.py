@@ -27,7 +27,8 @@ from vicinal.errors import (
 )
 from vicinal.store import Store
 
-TINY: dict[str, Any] = {"encoder": "resnet10-w8", "batch_size": 32, "precision": "float32", "resolutions": (1.0,)}
+SETTLED: dict[str, Any] = {"precision": "float32", "channels_last": True, "threads": 1, "workers": 1}
+TINY: dict[str, Any] = {"encoder": "resnet10-w8", "batch_size": 32, "resolutions": (1.0,), **SETTLED}
 
 
 def config(steps: int = 6, **changes: Any) -> PretrainConfig:
@@ -51,10 +52,14 @@ def test_a_run_becomes_an_encoder_that_says_how_it_was_made(store, drawings):
     assert facts["step"] == 6
     assert facts["image_count"] == result.images == 240
     assert set(facts["baselines"]) == {"pixels", "random"}
+    assert all(0 < row[name] <= 1 for row in facts["baselines"].values() for name in ("knn", "linear"))
+    assert facts["online"][-1]["step"] == 6
+    assert 0.25 < facts["online"][-1]["linear"] <= 1
     assert encoder.preprocessing.channels == 1
     assert (encoder.preprocessing.height, encoder.dimension) == (16, 64)
     assert "240 images" in said[0]
     assert "raw pixels" in said[1]
+    assert "random encoder" in said[1]
     assert reports[-1].progress == 1.0
     assert "views/s" in reports[-1].line()
     run = find_run(store, result.run)
@@ -86,6 +91,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(store, drawings, 
     first, second = (load_file(store.root / "runs" / name / "last.safetensors") for name in (whole.run, resumed.run))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert resumed.state["views_seen"] == whole.state["views_seen"]
+
+
+def test_whitening_filters_are_computed_from_the_images_and_travel_with_the_encoder(store, drawings):
+    runs = [stage.pretrain(store, str(drawings), config(2, encoder="resnet10-w8-white", seed=seed)) for seed in (0, 1)]
+    filters = [
+        Encoder.load(store.path("encoders", run.encoder)).model.state_dict()["body.whitening.weight"] for run in runs
+    ]
+    assert torch.equal(filters[0], filters[1])
+    assert float(filters[0].abs().max()) > 1.0, "rare directions are magnified"
 
 
 def test_the_same_seed_is_the_same_run_and_another_is_another(store, drawings):
@@ -233,6 +247,22 @@ def test_the_commands_print_json(drawings, test_drawings, tmp_path):
     assert 0 <= values["few_shot"]["scratch"] <= 1
     assert values["shots"]["5"]["frozen"] > 0.3
     assert values["counts"] == {"train": 240, "test": 60, "classes": 4}
+    assert set(values["linear"]) == {"encoder", "random", "pixels"}
+    report = tmp_path / "w" / "reports" / "encoder-000002.png"
+    assert values["plot"] == str(report)
+    with Image.open(report) as picture:
+        assert picture.size[0] > 800
+    assert json.loads(report.with_suffix(".json").read_text())["shots"] == values["shots"]
+    words = [word for word in words if word != "--json"]
+    done = CliRunner().invoke(
+        evaluate_encoder,
+        [*words, "--scratch-draws", "0", "--plot", str(tmp_path / "x" / "p.png")],
+        catch_exceptions=False,
+    )
+    assert "60 queries, 4 classes" in done.stdout
+    assert "frozen encoder, logistic regression" in done.stdout
+    assert "from scratch" not in done.stdout
+    assert (tmp_path / "x" / "p.json").is_file()
 
 
 def test_evaluation_needs_labels_enough(drawings, test_drawings, tmp_path):

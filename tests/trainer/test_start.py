@@ -27,7 +27,8 @@ from vicinal.modalities.image import weights
 from vicinal.modalities.image.backbones import create
 from vicinal.store import Store
 
-TINY: dict[str, Any] = {"batch_size": 32, "precision": "float32", "resolutions": (1.0,)}
+SETTLED: dict[str, Any] = {"precision": "float32", "channels_last": True, "threads": 1, "workers": 1}
+TINY: dict[str, Any] = {"batch_size": 32, "resolutions": (1.0,), **SETTLED}
 
 
 def config(steps=3, **changes):

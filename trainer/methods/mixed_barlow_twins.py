@@ -1,6 +1,6 @@
 """Mixed Barlow Twins, "Guarding Barlow Twins Against Overfitting with Mixed Samples", arXiv:2312.02151.
 
-Differs: a narrower projector; views of small images; images are mixed within a process.
+Differs: a narrower projector; views of small images.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from trainer.distributed import gather
+from trainer.distributed import gather, gather_detached, own, world_size
 from trainer.heads import projector
 from trainer.method import LossTerms, Method, MethodContext, StepOutput, Views
 
@@ -47,18 +47,18 @@ class MixedBarlowTwins(Method):
         first, second = views.full[:2]
         batch = len(first)
         device, generator = first.device, views.generator
-        order_B = torch.randperm(batch, generator=generator, device=generator.device).to(device)
+        # Images are mixed over all processes, so the draw is one for the whole batch.
+        order_N = torch.randperm(batch * world_size(), generator=generator, device=generator.device).to(device)
         # Beta(1, 1) is uniform.
         alpha = torch.rand((), generator=generator, device=generator.device).to(device)
-        mixed = alpha * first + (1 - alpha) * second[order_B]
-        y_MD = backbone(torch.cat([first, second, mixed]).contiguous(memory_format=torch.channels_last))
+        mixed = alpha * first + (1 - alpha) * gather_detached(second)[own(order_N)]
+        y_MD = backbone(torch.cat([first, second, mixed]))
         z_MD = self.projector(y_MD)
         y_VBD = y_MD.detach().float().unflatten(0, (3, batch))
         with torch.autocast(device.type, enabled=False):
-            z_VBD = z_MD.float().unflatten(0, (3, batch))
-            shuffled_BD = z_VBD[1][order_B]
-            z_VBD = gather(torch.cat([z_VBD, shuffled_BD[None]]), dim=1)
-            loss = mixed_cross_correlation(z_VBD, alpha_B=gather(alpha.expand(batch)), options=self.options)
+            z_VND = gather(z_MD.float().unflatten(0, (3, batch)), dim=1)
+            z_VND = torch.cat([z_VND, z_VND[1][order_N][None]])
+            loss = mixed_cross_correlation(z_VND, alpha_B=alpha.expand(z_VND.shape[1]), options=self.options)
         return StepOutput(loss=loss, embeddings=(y_VBD[0], y_VBD[1]))
 
 
@@ -70,7 +70,7 @@ def mixed_cross_correlation(z_VBD: torch.Tensor, *, alpha_B: torch.Tensor, optio
 
     Args:
         z_VBD: projections of view A, of view B, of the mixture, and of view B in the order of the mixing.
-        alpha_B: share of A in the mixture, in [0, 1]; the same for all images of a process.
+        alpha_B: share of A in the mixture, in [0, 1].
         options: weights.
     """
     centered_VBD = z_VBD - z_VBD.mean(dim=1, keepdim=True)

@@ -11,8 +11,9 @@ from typing_extensions import override
 from vicinal.errors import InvalidArgumentError, did_you_mean
 from vicinal.modalities.image import efficientnet_lite
 from vicinal.modalities.image.resnet import SmallResNet
+from vicinal.modalities.image.whitening import Whitening
 
-_SMALL = re.compile(r"resnet(10|18|34)-w(\d{1,3})(-s1)?(-grid)?$")
+_SMALL = re.compile(r"resnet(10|18|34)-w(\d{1,3})(-s1)?(-grid)?(-white)?$")
 TORCHVISION = (
     "resnet18",
     "resnet34",
@@ -28,6 +29,7 @@ TORCHVISION = (
 _SMALL_EXAMPLES = (
     "resnet10-w32",
     "resnet10-w32-grid",
+    "resnet10-w32-white",
     "resnet18-w24",
     "resnet18-w32",
     "resnet18-w64-s1",
@@ -52,9 +54,10 @@ class Backbone(nn.Module):
         self.body = body
         self.dimension = dimension
         self.head = head
-        # Tuples, so that nothing is registered twice; deepcopy keeps them the copy's own.
-        self._stages = tuple(tuple(stage) for stage in stages)
-        self._frozen: tuple[nn.Module, ...] = ()
+        # By name, as a copy or a conversion (to SyncBatchNorm) puts other modules in their places.
+        called = {module: name for name, module in self.named_modules()}
+        self._stages = tuple(tuple(called[module] for module in stage) for stage in stages)
+        self._frozen: tuple[str, ...] = ()
 
     @property
     def stage_count(self) -> int:
@@ -76,17 +79,28 @@ class Backbone(nn.Module):
                 f"{max(self.stage_count - 1, 0)} can be frozen",
                 field="frozen_stages",
             )
-        self._frozen = tuple(module for stage in self._stages[:count] for module in stage)
-        for module in self._frozen:
-            module.requires_grad_(False)  # noqa: FBT003
+        self._frozen = tuple(name for stage in self._stages[:count] for name in stage)
+        for name in self._frozen:
+            self.get_submodule(name).requires_grad_(False)  # noqa: FBT003
         self.train(self.training)
+
+    @property
+    def whitens(self) -> bool:
+        """Whether it begins with filters that are computed from images."""
+        return any(isinstance(module, Whitening) for module in self.modules())
+
+    def whiten(self, x_BCHW: torch.Tensor) -> None:
+        """Computes those filters, where it has them, from normalised images."""
+        for module in self.modules():
+            if isinstance(module, Whitening):
+                module.fit(x_BCHW)
 
     @override
     def train(self, mode: bool = True) -> "Backbone":
         """Sets the mode; what is frozen stays in evaluation mode."""
         super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        for name in self._frozen:
+            self.get_submodule(name).eval()
         return self
 
     @override
@@ -106,8 +120,8 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
 
     Args:
         name: ``resnet18-w24`` (depth, width; ``-s1`` keeps the full resolution in the stem, ``-grid`` adds a
-            2 x 2 grid of the third stage to the embedding), ``efficientnet-lite0``, a torchvision name such as
-            ``resnet50``, or ``pixels``, which only flattens.
+            2 x 2 grid of the third stage to the embedding, ``-white`` begins with frozen whitening filters),
+            ``efficientnet-lite0``, a torchvision name such as ``resnet50``, or ``pixels``, which only flattens.
         channels: channels of the images, 1 or 3.
         image_size: side of the images in pixels; matters to ``pixels`` and to vision transformers.
 
@@ -120,7 +134,9 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
         depth, width, stem = int(match[1]), int(match[2]), 1 if match[3] else 2
         if width < 8 or width % 8:
             raise InvalidArgumentError(f"encoder {name!r}: the width must be a multiple of 8, got {width}")
-        small = SmallResNet(depth=depth, width=width, channels=channels, stem_stride=stem, layout=bool(match[4]))
+        small = SmallResNet(
+            depth=depth, width=width, channels=channels, stem_stride=stem, layout=bool(match[4]), white=bool(match[5])
+        )
         return Backbone(small, dimension=small.dimension, stages=small.stages())
     if name == "efficientnet-lite0":
         lite = efficientnet_lite.EfficientNetLite0(channels=channels)

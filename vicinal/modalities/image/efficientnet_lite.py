@@ -100,7 +100,8 @@ class InvertedBottleneck(nn.Module):
             y_BCHW = functional.relu6(self.bn0(self.expand_conv(y_BCHW)))
         y_BCHW = functional.relu6(self.bn1(self.depthwise_conv(y_BCHW)))
         y_BCHW = self.bn2(self.project_conv(y_BCHW))
-        return x_BCHW + y_BCHW if self.shortcut else y_BCHW
+        result: torch.Tensor = x_BCHW + y_BCHW if self.shortcut else y_BCHW
+        return result
 
 
 class EfficientNetLite0(nn.Module):

@@ -12,6 +12,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from vicinal.modalities.image.convolution import Conv2d
+from vicinal.modalities.image.whitening import Whitening
 
 _GRID = 2
 _DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -55,14 +56,21 @@ class SmallResNet(nn.Module):
         channels: channels of the images.
         stem_stride: 1 or 2.
         layout: also hand out the third stage on a grid of 2 x 2, so that the embedding says what is where.
+        white: begin with frozen whitening filters instead of learned ones.
     """
 
-    def __init__(self, *, depth: int, width: int, channels: int, stem_stride: int, layout: bool) -> None:
+    def __init__(
+        self, *, depth: int, width: int, channels: int, stem_stride: int, layout: bool, white: bool = False
+    ) -> None:
         super().__init__()
         self.dimension = (8 + 4 * _GRID**2 if layout else 8) * width
         self.layout = layout
         self.counts = _DEPTHS[depth]
-        self.stem = Conv2d(channels, width, 3, stride=stem_stride, padding=1)
+        self.whitening = Whitening(channels, stride=stem_stride) if white else None
+        if self.whitening is None:
+            self.stem = Conv2d(channels, width, 3, stride=stem_stride, padding=1)
+        else:
+            self.stem = Conv2d(self.whitening.channels_out, width, 1)
         self.norm = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
         channels_in = width
@@ -89,6 +97,8 @@ class SmallResNet(nn.Module):
     @override
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Returns x_BD, the mean over the last feature map, and with layout the third stage's grid."""
+        if self.whitening is not None:
+            x_BCHW = functional.relu(self.whitening(x_BCHW))
         x_BCHW = functional.relu(self.norm(self.stem(x_BCHW)), inplace=True)
         x_BCHW = self.blocks(x_BCHW)
         y_BD: torch.Tensor = self.last(x_BCHW).mean(dim=(2, 3))
