@@ -1,12 +1,14 @@
 """A server under everything at once: python -m benchmarks.soak_serve --minutes 60, or --requests 1000000.
 
 Good clients (unary, batch, stream) beside slow, cancelling and malformed ones, while snapshots are
-swapped and workers killed. Ends with exit code 1 if a good request failed, a reply was not what the
-snapshot it names gives alone, a generation went back on a connection, or memory grew.
+swapped and workers killed; with --writes also clients that upsert and delete items. Ends with exit
+code 1 if a good request failed, a reply was not what the snapshot it names gives alone, a generation
+went back on a connection, an acknowledged item was not there, or memory grew.
 """
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -27,13 +29,16 @@ from benchmarks.index_data import mixture, put
 from index.build import BuildConfig, build
 from index.snapshot import Snapshot
 from tests.serving.hostile import BAD_CODES, attack
-from vicinal.client import AsyncClient, RetryPolicy, SearchResult
-from vicinal.errors import VicinalError
+from vicinal.client import AsyncClient, Client, ItemUpsert, RetryPolicy, SearchResult
+from vicinal.errors import FingerprintMismatchError, ItemNotFoundError, VicinalError
 from vicinal.store import Store
 
 SNAPSHOTS = 4
 K = 5
 PATIENT = RetryPolicy(attempt_count=60, max_s=0.5)
+SPARED = frozenset({"UpsertItems", "DeleteItems", "StartRefresh"})
+FAR = 1000.0
+"""Where items are upserted: so far from every query that the truth stays what it is."""
 
 
 class Soak:
@@ -47,6 +52,7 @@ class Soak:
         self.seen: Counter[str] = Counter()
         self.problems: list[str] = []
         self.memory: list[tuple[float, int]] = []
+        self.written: dict[tuple[str, str], bool] = {}
         self.until = time.monotonic() + 60 * arguments.minutes
 
     def prepare(self) -> None:
@@ -118,11 +124,46 @@ class Soak:
                 await asyncio.gather(task, return_exceptions=True)
                 self.seen["cancelled"] += 1
                 try:
-                    seen = await attack(address, count=20, seed=rng.randrange(10**9), callers=2)
+                    seen = await attack(address, count=20, seed=rng.randrange(10**9), callers=2, spared=SPARED)
                 except grpc.RpcError:
                     continue
                 self.seen["hostile"] += sum(seen.values())
                 self.problems += [f"{code.name} for a hostile message" for code in BAD_CODES if seen[code.name]]
+
+    async def writer(self, address: str, seed: int) -> None:
+        """Upserts items and deletes some, and looks for each at once."""
+        rng = np.random.default_rng(seed)
+        async with AsyncClient(address, retry=PATIENT) as client:
+            for number in itertools.count():
+                if self.over:
+                    return
+                name, x_D = f"written-{seed}-{number}", (rng.standard_normal(32) + FAR).astype(np.float32)
+                with contextlib.suppress(FingerprintMismatchError):  # a swap came between
+                    done = await client.upsert_items([ItemUpsert(item_id=name, value=x_D)])
+                    self.written[done.snapshot.fingerprint, name] = True
+                    reply = await client.search(x_D, neighbor_count=1)
+                    same = reply.snapshot.fingerprint == done.snapshot.fingerprint
+                    if same and reply.item_ids != [name] and not self.arguments.kill_s:
+                        self.problems.append(f"{name} is acknowledged and not found")
+                    if number % 4 == 3:
+                        gone = await client.delete_items([name])
+                        if gone.deleted_count:
+                            self.written[gone.snapshot.fingerprint, name] = False
+                    self.seen["writes"] += 1
+                await asyncio.sleep(self.arguments.write_s)
+
+    def check_written(self, address: str) -> None:
+        """Looks for every acknowledged item in a snapshot of its space."""
+        with Client(address, retry=PATIENT) as client:
+            places = {one.fingerprint: one.name for one in client.list_snapshots().snapshots}
+            for (fingerprint, name), there in self.written.items():
+                try:
+                    client.get_item(name, snapshot=places[fingerprint])
+                    found = True
+                except ItemNotFoundError:
+                    found = False
+                if found != there:
+                    self.problems.append(f"{name} is {'not there' if there else 'there again'}")
 
     async def trouble(self, pid: int) -> None:
         """Swaps snapshots, kills workers, and looks at the memory of the server."""
@@ -146,6 +187,7 @@ class Soak:
         """Runs everything at once."""
         good = [self.unary(address, seed) for seed in range(self.arguments.callers)]
         others = [self.batch(address), self.stream(address), self.nuisance(address, 7), self.trouble(pid)]
+        others += [self.writer(address, seed) for seed in range(self.arguments.writes)]
         for result in await asyncio.gather(*good, *others, return_exceptions=True):
             if isinstance(result, BaseException):
                 self.problems.append(f"{type(result).__name__}: {result}")
@@ -177,6 +219,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--swap-s", type=float, default=2.0, help="seconds between swaps")
     parser.add_argument("--kill-s", type=float, default=30.0, help="seconds between kills of a worker; 0 kills none")
+    parser.add_argument("--writes", type=int, default=0, help="clients that upsert and delete items")
+    parser.add_argument("--write-s", type=float, default=0.1, help="seconds between the writes of each")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder) / "workspace", arguments)
@@ -191,6 +235,7 @@ def main() -> None:
             known: dict[str, Any] = json.loads(ready.read_text(encoding="utf-8"))
             soak.until = time.monotonic() + 60 * arguments.minutes
             asyncio.run(soak.run(str(known["address"]), server.pid))
+            soak.check_written(str(known["address"]))
         finally:
             server.terminate()
             code = server.wait()

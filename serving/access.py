@@ -33,8 +33,10 @@ class Role(enum.IntEnum):
     """Search, embed, classify, and read snapshots, items and labels."""
     LABELER = 2
     """Change labels too."""
-    ADMIN = 3
-    """Activate snapshots, start jobs, and change items too."""
+    WRITER = 3
+    """Upsert and delete items too."""
+    ADMIN = 4
+    """Activate snapshots, and start and cancel jobs too."""
 
 
 _READING = (
@@ -49,6 +51,7 @@ _READING = (
     "Suggest",
     "Export",
 )
+_WRITING = frozenset({"UpsertItems", "DeleteItems"})
 
 
 def role_needed(method: str) -> Role:
@@ -60,6 +63,8 @@ def role_needed(method: str) -> Role:
     service, _, name = method.rpartition("/")
     if name.startswith(_READING):
         return Role.READER
+    if name in _WRITING:
+        return Role.WRITER
     return Role.LABELER if service.endswith((".LabelService", ".FewshotService")) else Role.ADMIN
 
 
@@ -70,7 +75,7 @@ class Key:
     key_id: str
     """Names the key in logs and to revoke it; 8 hexadecimal digits."""
     role: str
-    """``reader``, ``labeler`` or ``admin``."""
+    """``reader``, ``labeler``, ``writer`` or ``admin``."""
     sha256: str
     """Of the whole key, 64 hexadecimal digits."""
     created_at: str

@@ -19,6 +19,8 @@ GAUGES = (
     "streams",
     "refused_count",
     "swap_count",
+    "delta_number",
+    "pending_items",
     "recall",
     "recall_time_s",
     "resident_bytes",

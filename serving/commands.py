@@ -124,7 +124,9 @@ def keys(context: click.Context, keys_file: Path) -> None:
 
 
 @keys.command("add")
-@click.option("--role", type=click.Choice(["reader", "labeler", "admin"]), default="reader", show_default=True)
+@click.option(
+    "--role", type=click.Choice(["reader", "labeler", "writer", "admin"]), default="reader", show_default=True
+)
 @click.option("--note", default="", help="Whose it is.")
 @click.option("--expires-at", default="", metavar="ISO8601", help="Such as 2027-01-31T00:00:00+00:00.")
 @click.pass_obj

@@ -70,6 +70,8 @@ class LimitsConfig:
     """Deadline of a call that came without one, seconds, above 0."""
     retry_after_ms: int = 50
     """What RetryInfo says when the server is overloaded, milliseconds."""
+    max_pending_items: int = 100_000
+    """Items that may be upserted between refreshes; each search compares with all of them."""
     pinned_generations: int = 2
     """Snapshots besides the active one that are kept open for pinned requests."""
 
@@ -85,7 +87,7 @@ class TlsConfig:
     client_ca: str = ""
     """PEM file of the authorities that sign client certificates; set, a client must have one (mutual TLS)."""
     client_role: str = "reader"
-    """What a client certificate allows where no keys are wanted: ``reader``, ``labeler`` or ``admin``."""
+    """What a client certificate allows where no keys are wanted: ``reader``, ``labeler``, ``writer`` or ``admin``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,18 @@ class ObserveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshJobConfig:
+    """What StartRefresh may do."""
+
+    enabled: bool = False
+    """Whether an admin may start a refresh by RPC; it then runs on this machine."""
+    corpora: dict[str, str] = field(default_factory=dict)
+    """What it may read: the names that callers give, and for each what ``vicinal refresh`` is to be given."""
+    niceness: int = 10
+    """Added to that of the server, 0 to 19, so that searches come first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything ``vicinal serve`` can be told."""
 
@@ -128,6 +142,8 @@ class ServeConfig:
     """API keys."""
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     """Metrics and logs."""
+    refresh: RefreshJobConfig = field(default_factory=RefreshJobConfig)
+    """What StartRefresh may do."""
 
 
 def load_config(
@@ -186,9 +202,11 @@ def _check(config: ServeConfig) -> None:
         ("limits.stream_window", limits.stream_window, 1, 100_000),
         ("limits.default_timeout_s", limits.default_timeout_s, 0.001, 86_400),
         ("limits.retry_after_ms", limits.retry_after_ms, 1, 60_000),
+        ("limits.max_pending_items", limits.max_pending_items, 0, 100_000_000),
         ("limits.pinned_generations", limits.pinned_generations, 1, 100),
         ("observe.metrics_port", config.observe.metrics_port, -1, 65535),
         ("observe.probe_interval_s", config.observe.probe_interval_s, 0, 86_400),
+        ("refresh.niceness", config.refresh.niceness, 0, 19),
         ("observe.probe_queries", config.observe.probe_queries, 1, 1000),
     )
     for name, value, low, high in ranges:
@@ -199,9 +217,9 @@ def _check(config: ServeConfig) -> None:
             f"observe.log_level is {config.observe.log_level!r}, wanted debug, info, warning or error",
             field="observe.log_level",
         )
-    if tls.client_role not in {"reader", "labeler", "admin"}:
+    if tls.client_role not in {"reader", "labeler", "writer", "admin"}:
         raise InvalidConfigError(
-            f"tls.client_role is {tls.client_role!r}, wanted reader, labeler or admin", field="tls.client_role"
+            f"tls.client_role is {tls.client_role!r}, wanted reader, labeler, writer or admin", field="tls.client_role"
         )
     if bool(tls.certificate) != bool(tls.private_key) or (tls.client_ca and not tls.certificate):
         raise InvalidConfigError("tls.certificate and tls.private_key go together; tls.client_ca needs both")

@@ -115,7 +115,7 @@ def _snapshot(workspace: Path, *, verify: bool) -> Iterator[Finding]:
         yield Finding(what="snapshot", state="warning", message=error.message)
         return
     generation = open_generation(store, f"snapshots/{active.snapshot}", number=active.generation, verify=verify)
-    snapshot = generation.snapshot
+    snapshot = generation.base
     checked = "every file is whole" if verify else "checksums were not compared"
     encoder = "with an encoder" if generation.encoder is not None else "without an encoder (no image queries)"
     yield Finding(

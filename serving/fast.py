@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
-from index.snapshot import Snapshot
+from index.live import Searchable
+from index.live_items import LiveItems
 from serving.config import LimitsConfig
 from serving.generation import Generation
 from serving.queries import row_of
@@ -84,6 +86,35 @@ class IdBytes:
         return self._data[chunk][int(offsets[place]) : int(offsets[place + 1])]
 
 
+class LiveIdBytes(IdBytes):
+    """The ids of a snapshot and of the items that came after it.
+
+    Args:
+        items: the items.
+    """
+
+    def __init__(self, items: LiveItems) -> None:
+        super().__init__(items.table)
+        self._first = items.table.count
+        self._items = items
+
+    @override
+    def pieces(self, rows_M: I64Array) -> list[bytes | memoryview]:
+        """Returns for each row the head of a field ``item_ids`` and its content; see ``IdBytes``."""
+        old_M = rows_M < self._first
+        if old_M.all():
+            return super().pieces(rows_M)
+        pieces: list[bytes | memoryview] = []
+        old = iter(super().pieces(rows_M[old_M]))
+        for row in rows_M.tolist():
+            if row < self._first:
+                pieces += (next(old), next(old))
+            else:
+                content = self._items.added[row - self._first].item_id.encode()
+                pieces += (_ID_PREFIXES[len(content)], content)
+        return pieces
+
+
 class FastPath:
     """Answers plain queries of one generation.
 
@@ -93,11 +124,13 @@ class FastPath:
     """
 
     def __init__(self, generation: Generation, limits: LimitsConfig) -> None:
-        self._snapshot: Snapshot = generation.snapshot
+        self._snapshot: Searchable = generation.snapshot
         self._name = generation.ref.name
         self._ref = pb.SearchResponse(snapshot=generation.ref_message).SerializeToString()
         self._limits = limits
-        self._ids = IdBytes(generation.snapshot.items)
+        items = generation.snapshot.items
+        self._ids = LiveIdBytes(items) if isinstance(items, LiveItems) else IdBytes(items)
+        self._vectors_ND = generation.base.vectors_ND if generation.snapshot is generation.base else None
         self._plans: dict[int, bytes] = {}
         self._token_tail = f'"snapshot":"{self._name}","what":"search"}}'
 
@@ -217,7 +250,9 @@ class FastPath:
                 )
             return x_D[None], -1
         row = row_of(self._snapshot, query.item_id)
-        return self._snapshot.vectors_ND[row : row + 1], row
+        if self._vectors_ND is not None:
+            return self._vectors_ND[row : row + 1], row
+        return self._snapshot.vectors_of(np.array([row])), row
 
     def _neighbors(self, pieces: Sequence[bytes | memoryview], scores: bytes) -> bytes:
         if not scores:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from index.live import LiveSnapshot, Searchable, folded_number
 from index.snapshot import Snapshot
 from vicinal.codec import encode_ref
 from vicinal.errors import NoActiveSnapshotError
@@ -31,8 +32,8 @@ class _Lease:
 class Generation:
     """One snapshot in service, with its encoder."""
 
-    snapshot: Snapshot
-    """The searchable index and its items."""
+    snapshot: Searchable
+    """The searchable index and its items, with what came after it."""
     encoder: "Encoder | None"
     """Embeds image queries; None when the snapshot carries none."""
     ref: SnapshotRef
@@ -41,10 +42,17 @@ class Generation:
     """The same, encoded once."""
     quick: bool
     """Whether a query takes so little (under a millisecond) that no thread is worth its switch."""
+    base_quick: bool
+    """The same of the snapshot without what came after it."""
     lease: object
     """Lets the files be collected when the last request has let go of it."""
     created_s: float = field(default_factory=time.time)
     """Unix time at which it was opened."""
+
+    @property
+    def base(self) -> Snapshot:
+        """The snapshot without what came after it."""
+        return self.snapshot.snapshot if isinstance(self.snapshot, LiveSnapshot) else self.snapshot
 
 
 LoadEncoder = Callable[[Path], "Encoder"]
@@ -93,6 +101,7 @@ def open_generation(
         name=name,
         fingerprint=snapshot.fingerprint,
         generation=_activation_of(store, path.name) if number is None else number,
+        delta_number=folded_number(snapshot),
     )
     logger.info("opened %s in %.2f s", name, time.monotonic() - started_s)
     return Generation(
@@ -101,6 +110,7 @@ def open_generation(
         ref=ref,
         ref_message=encode_ref(ref),
         quick=quick,
+        base_quick=quick,
         lease=lease,
     )
 

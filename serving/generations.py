@@ -3,7 +3,8 @@
 A request takes its generation once and keeps it to its end. A new one is opened, checked and warmed
 in a thread beside the old one; only then does the pointer move. A load that fails changes nothing.
 The files of a generation are held, so that no collection removes them, until the last request
-that uses it has ended.
+that uses it has ended. What UpsertItems and DeleteItems changed lies over each of them: a change
+makes a new generation of the same snapshot.
 """
 
 import asyncio
@@ -13,33 +14,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from serving.generation import Generation, LoadEncoder, load_encoder, open_generation, renumber
-from vicinal.errors import FailedPreconditionError, InternalError, NoActiveSnapshotError, VicinalError
+from serving.tails import Tails
+from serving.together import Together
+from vicinal.errors import (
+    FailedPreconditionError,
+    InternalError,
+    NoActiveSnapshotError,
+    VicinalError,
+)
 from vicinal.store import Store
-from vicinal.types import SnapshotRef
 
 T = TypeVar("T")
 Listener = Callable[[Generation], None]
 logger = logging.getLogger(__name__)
 _RETRY_FAILED_S = 30.0
-
-
-class Together(Protocol):
-    """Lets the workers of one port swap together."""
-
-    async def ready(self, number: int) -> None:
-        """Says that this worker could swap, and waits until all can, or a short while."""
-
-    def failed(self, number: int) -> None:
-        """Says that this worker cannot swap."""
-
-    def swapped(self, ref: SnapshotRef) -> None:
-        """Says that this worker has swapped."""
-
-    async def all_swapped(self, number: int) -> None:
-        """Waits until all workers have swapped, or a short while."""
 
 
 class Generations:
@@ -66,6 +57,8 @@ class Generations:
     ) -> None:
         self.store = store
         self.fixed = fixed
+        self.tails = Tails(store)
+        """What came after the snapshots."""
         self.listeners: list[Listener] = []
         """Called in the event loop after each swap."""
         self.last_error: VicinalError | None = None
@@ -107,7 +100,11 @@ class Generations:
         if self._current is not None and self._current.ref.name == name:
             return self._current
         async with self._lock:
-            return await self._open_pinned(name)
+            pinned = await self._open_pinned(name)
+            if self.tails.lags(pinned):
+                pinned = await self._dress(pinned)
+                self._keep(pinned)
+            return pinned
 
     async def follow(self) -> Generation | None:
         """Serves what the alias names, if it is newer than what is served.
@@ -138,6 +135,32 @@ class Generations:
                 except Exception:
                     logger.exception("cannot serve the new snapshot, the old one stays")
             await asyncio.sleep(poll_s)
+
+    async def watch_changes(self, *, poll_s: float) -> None:
+        """Takes in what other processes changed until cancelled.
+
+        Args:
+            poll_s: seconds between looks, above 0; a look is a list of a small folder and a stat call.
+        """
+        failed_s = -_RETRY_FAILED_S
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                if self._current is not None and await self.tails.has_news(self._current):
+                    await self.catch_up()
+            except Exception:
+                if time.monotonic() - failed_s >= _RETRY_FAILED_S:
+                    failed_s = time.monotonic()
+                    logger.exception("cannot take in what other processes changed; what is served stays as it is")
+
+    async def catch_up(self) -> Generation:
+        """Lays every change that is on disk over what is served; returns it."""
+        while True:
+            current = self.current()
+            new = await self._dress(current)
+            if self._current is current:
+                self._current = new
+                return new
 
     async def activate(self, name: str) -> tuple[Generation, Generation | None]:
         """Opens a snapshot, moves the alias to it, and serves it.
@@ -171,13 +194,26 @@ class Generations:
         self._current = None
         self._pinned.clear()
         self._loader.shutdown(wait=False, cancel_futures=True)
+        self.tails.close()
+
+    async def _dress(self, generation: Generation) -> Generation:
+        others = (one for one in (self._current, *self._pinned.values()) if one is not None)
+        return await self.tails.dress(generation, beside=others)
+
+    async def _dress_up(self, new: Generation) -> Generation:
+        # Nobody who saw a change of items may see them without it after the swap.
+        while True:
+            new, current = await self._dress(new), self._current
+            seen = current is not None and current.ref.fingerprint == new.ref.fingerprint
+            if not seen or current is None or current.ref.delta_number <= new.ref.delta_number:
+                return new
 
     async def _follow(self) -> Generation | None:
         current = self._current
         if self.fixed:
             if current is None:
                 path = self.store.path("snapshots", self.fixed)
-                self._swap(await self._open(f"snapshots/{path.name}", None))
+                self._swap(await self._dress(await self._open(f"snapshots/{path.name}", None)))
             return self._current
         active = await self._in_loader(self.store.active)
         if current is not None and active.generation <= current.ref.generation:
@@ -187,8 +223,10 @@ class Generations:
                 new = renumber(current, active.generation)
             else:
                 new = renumber(await self._open(f"snapshots/{active.snapshot}", active.generation), active.generation)
+            new = await self._dress(new)
             if self._together is not None:
                 await self._together.ready(active.generation)
+            new = await self._dress_up(new)
         except Exception as error:
             if self._together is not None:
                 self._together.failed(active.generation)
@@ -206,6 +244,7 @@ class Generations:
         self._pinned.pop(new.ref.name, None)
         if old is not None and old.ref.name != new.ref.name:
             self._keep(old)
+        self.tails.release([new, *self._pinned.values()])
         logger.info("serving %s, generation %d", new.ref.name, new.ref.generation)
         for listener in self.listeners:
             listener(new)
@@ -221,7 +260,7 @@ class Generations:
         canonical = f"snapshots/{path.name}"
         if canonical != name:
             return await self._open_pinned(canonical)
-        generation = await self._open(name, None)
+        generation = await self._dress(await self._open(name, None))
         self._keep(generation)
         return generation
 

@@ -29,6 +29,8 @@ _GAUGES = (
     ("in_flight", "vicinal_in_flight_calls", "Unary calls in progress."),
     ("streams", "vicinal_open_streams", "StreamSearch calls that are open."),
     ("served_generation", "vicinal_served_generation", "Activation that the worker answers from."),
+    ("delta_number", "vicinal_delta_number", "Last change of items that the worker's answers hold."),
+    ("pending_items", "vicinal_pending_items", "Items changed since the snapshot, which the next refresh folds in."),
     ("recall", "vicinal_recall_probe", "Recall of the last probe against exact search, in [0, 1]."),
     ("recall_time_s", "vicinal_recall_probe_time_seconds", "Unix time of the last recall probe."),
     ("resident_bytes", "vicinal_worker_resident_bytes", "Resident memory of the worker."),

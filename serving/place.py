@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from index.live import pending_count
 from serving.board import Board, Slab
 from serving.context import Call
+from serving.generation import Generation
 from vicinal.types import SnapshotRef
 
 _SWAP_WAIT_S = 5.0
@@ -22,6 +24,8 @@ class Place:
     """Memory shared with the other workers."""
     number: int
     """Number of this worker, from 0."""
+    life_fd: int | None = None
+    """End of a pipe that closes when the supervisor is gone; None when there is none."""
 
     @property
     def slab(self) -> Slab:
@@ -59,6 +63,11 @@ class Place:
         except (OSError, ValueError, IndexError):
             return
         self.slab["resident_bytes"] = pages * 4096
+
+    def show_changes(self, generation: Generation) -> None:
+        """Puts on the board how much came after the snapshot that is served."""
+        self.slab["delta_number"] = generation.ref.delta_number
+        self.slab["pending_items"] = pending_count(generation.snapshot)
 
     async def _wait(self, done: Callable[[Slab], bool]) -> None:
         # A worker that is starting is not live: it opens the newest snapshot before it answers.

@@ -55,7 +55,7 @@ async def keep_probing(context: ServingContext, place: Place) -> None:
     while observe.probe_interval_s > 0:
         try:
             generation = context.generations.current()
-            recall = await context.run(probe_recall, generation.snapshot, query_count=observe.probe_queries)
+            recall = await context.run(probe_recall, generation.base, query_count=observe.probe_queries)
         except NoActiveSnapshotError:
             pass
         except Exception:

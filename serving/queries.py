@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from index.snapshot import Snapshot
+from index.live import Searchable
 from serving.config import LimitsConfig
 from serving.generation import Generation
 from vicinal.codec import decode_vector
@@ -206,14 +206,14 @@ def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Arr
         return -1
     if kind == "item_id":
         row = row_of(generation.snapshot, query.item_id)
-        out_D[:] = generation.snapshot.vectors_ND[row]
+        out_D[:] = generation.snapshot.vectors_of(np.array([row]))[0]
         return row
     if kind is None:
         raise InvalidArgumentError("the query is empty; set item_id, content, vector or examples", field="query")
     raise InternalError(f"a query of kind {kind} is resolved elsewhere")
 
 
-def row_of(snapshot: Snapshot, item_id: str) -> int:
+def row_of(snapshot: Searchable, item_id: str) -> int:
     """Returns the row of the item that a query names.
 
     Raises:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from index.live_items import LiveItems
 from serving.items import encode_item
 from vicinal.item_table import ItemTable
 from vicinal.types import F32Array, I64Array, Neighbors
@@ -11,7 +12,7 @@ from vicinal.v1 import types_pb2
 
 
 def encode_neighbors(
-    items: ItemTable, rows_K: I64Array, scores_K: F32Array, *, full: bool = False
+    items: ItemTable | LiveItems, rows_K: I64Array, scores_K: F32Array, *, full: bool = False
 ) -> types_pb2.Neighbors:
     """Encodes the neighbors of one query.
 
@@ -29,7 +30,7 @@ def encode_neighbors(
     )
 
 
-def encode_all(items: ItemTable, found: Neighbors, *, full: bool = False) -> Sequence[types_pb2.Neighbors]:
+def encode_all(items: ItemTable | LiveItems, found: Neighbors, *, full: bool = False) -> Sequence[types_pb2.Neighbors]:
     """Encodes the neighbors of Q queries.
 
     Args:

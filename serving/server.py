@@ -37,7 +37,7 @@ _FILES: tuple[tuple[FileDescriptor, str], ...] = (
     (label_service_pb2.DESCRIPTOR, "serving.servicers.labels:LabelServicer"),
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-_MEMORY_S = 5.0
+_STATE_S = 5.0
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -149,7 +149,8 @@ class Server:
         await server.start()
         await self._set_health(names)
         self._tasks.append(asyncio.create_task(self.generations.watch(poll_s=self.config.listen.swap_poll_s)))
-        self._tasks.append(asyncio.create_task(self._show_memory()))
+        self._tasks.append(asyncio.create_task(self.generations.watch_changes(poll_s=self.config.listen.swap_poll_s)))
+        self._tasks.append(asyncio.create_task(self._show_state()))
         if self.place.number == 0:
             self._tasks.append(asyncio.create_task(keep_probing(self._context, self.place)))
         return port
@@ -208,10 +209,12 @@ class Server:
         if names is not None:
             self._tasks.append(asyncio.get_running_loop().create_task(self._set_health(names)))
 
-    async def _show_memory(self) -> None:
+    async def _show_state(self) -> None:
         while True:
             self.place.show_memory()
-            await asyncio.sleep(_MEMORY_S)
+            if not self._empty():
+                self.place.show_changes(self.generations.current())
+            await asyncio.sleep(_STATE_S)
 
     def _empty(self) -> bool:
         try:

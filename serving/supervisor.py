@@ -149,7 +149,7 @@ class Supervisor:
                     config=self._config,
                     fixed=self._fixed,
                     announce=announce,
-                    place=Place(board=self._board, number=number),
+                    place=Place(board=self._board, number=number, life_fd=self._life[0]),
                     life_fd=self._life[0],
                 )
             )

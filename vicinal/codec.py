@@ -176,12 +176,19 @@ def decode_metric(value: int) -> Metric:
 
 def encode_ref(ref: SnapshotRef) -> types_pb2.SnapshotRef:
     """Encodes the name of the snapshot that answered."""
-    return types_pb2.SnapshotRef(name=ref.name, fingerprint=ref.fingerprint, generation=ref.generation)
+    return types_pb2.SnapshotRef(
+        name=ref.name, fingerprint=ref.fingerprint, generation=ref.generation, delta_number=ref.delta_number
+    )
 
 
 def decode_ref(message: types_pb2.SnapshotRef) -> SnapshotRef:
     """Decodes the name of the snapshot that answered."""
-    return SnapshotRef(name=message.name, fingerprint=message.fingerprint, generation=message.generation)
+    return SnapshotRef(
+        name=message.name,
+        fingerprint=message.fingerprint,
+        generation=message.generation,
+        delta_number=message.delta_number,
+    )
 
 
 def encode_time(moment: datetime) -> timestamp_pb2.Timestamp:

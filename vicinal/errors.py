@@ -185,6 +185,12 @@ class OverloadedError(VicinalError):
     reason, code = "OVERLOADED", Code.RESOURCE_EXHAUSTED
 
 
+class PendingLimitError(VicinalError):
+    """Too many changed items wait for a refresh to fold them in."""
+
+    reason, code = "PENDING_LIMIT", Code.RESOURCE_EXHAUSTED
+
+
 class BusyError(VicinalError):
     """Another process holds the lock that this needs."""
 

@@ -1,6 +1,6 @@
-"""Fitted models, kept until labels or snapshot change.
+"""Fitted models, kept until labels, items or snapshot change.
 
-A stored label set is fitted once for a snapshot, version and classifier; the same inline support
+A stored label set is fitted once for a snapshot, its changes, version and classifier; the same inline support
 sent again is recognised by its bytes. A swap brings a new snapshot, so a new fit.
 """
 
@@ -24,7 +24,7 @@ from vicinal.v1 import fewshot_service_pb2 as pb
 if TYPE_CHECKING:
     from serving.context import Call
 
-Key = tuple[str, str, str, int, str]
+Key = tuple[str, str, int, str, int, str]
 _KEPT = 32
 
 
@@ -68,7 +68,9 @@ class Models:
             LabelSetNotFoundError: no such label set or version.
         """
         name, version, digest = self._identify(support)
-        key = (generation.ref.name, generation.ref.fingerprint, name + digest, version, classifier)
+        # Items that were upserted or deleted since may be in the support.
+        where = (generation.ref.name, generation.ref.fingerprint, generation.ref.delta_number)
+        key = (*where, name + digest, version, classifier)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

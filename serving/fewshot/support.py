@@ -81,7 +81,7 @@ def from_items(generation: Generation, labels: Iterable[tuple[str, str | None]])
         raise InvalidLabelError(
             f"no labelled item is in {generation.ref.name} ({missing_count} are elsewhere); label some of its items"
         )
-    x_ND = np.asarray(generation.snapshot.vectors_ND[rows], dtype=np.float32)
+    x_ND = generation.snapshot.vectors_of(np.array(rows))
     return make_support(x_ND, names, origins=origins, missing_count=missing_count)
 
 
@@ -92,7 +92,7 @@ def at_scale(generation: Generation, x_QD: F32Array) -> F32Array:
 
 def corpus_center(generation: Generation) -> F32Array:
     """Returns the mean embedding of a snapshot, from at most 20,000 rows evenly spread, float32 (D,)."""
-    vectors_ND = generation.snapshot.vectors_ND
+    vectors_ND = generation.base.vectors_ND
     step = max(1, -(-vectors_ND.shape[0] // _CENTER_ROWS))
     return np.asarray(vectors_ND[::step].mean(axis=0, dtype=np.float64), dtype=np.float32)
 

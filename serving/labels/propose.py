@@ -77,7 +77,7 @@ def _judge(
     for start in range(0, rows.size, _CHUNK_ROWS):
         call.check()
         part = rows[start : start + _CHUNK_ROWS]
-        said = fit.model.predict(np.asarray(generation.snapshot.vectors_ND[part]))
+        said = fit.model.predict(generation.snapshot.vectors_of(part))
         c_P = said.p_QC.argmax(axis=1)
         p_P = said.p_QC[np.arange(part.size), c_P]
         good = p_P >= least
@@ -95,7 +95,7 @@ def _describe(generation: Generation, fit: Fit, rows: I64Array, c_P: I64Array, p
     found: list[Proposal] = []
     for start in range(0, rows.size, _CHUNK_ROWS):
         part = slice(start, start + _CHUNK_ROWS)
-        x_PD = np.asarray(generation.snapshot.vectors_ND[rows[part]])
+        x_PD = generation.snapshot.vectors_of(rows[part])
         score_P = np.einsum("pd,pd->p", centered(x_PD, model.center_D), prototypes_CD[c_P[part]])
         near = evidence.nearest(model, x_PD, count=EVIDENCE_COUNT, metric=generation.snapshot.metric)
         for place, item_id in enumerate(items.item_ids(rows[part])):

@@ -110,13 +110,13 @@ def _pool(generation: Generation, known: Known, allowed: I64Array, seed: int) ->
     if not known.rows.size:
         return sample
     some = known.rows[-POOL_LIMIT // (2 * _NEIGHBORS_OF_LABELLED) :]
-    x_QD = np.asarray(generation.snapshot.vectors_ND[some])
+    x_QD = generation.snapshot.vectors_of(some)
     near = generation.snapshot.search(x_QD, neighbor_count=_NEIGHBORS_OF_LABELLED)
     return np.intersect1d(np.union1d(sample, near.rows_QK), allowed)
 
 
 def _vectors(generation: Generation, known: Known, rows: I64Array) -> F32Array:
-    return centered(np.asarray(generation.snapshot.vectors_ND[rows], dtype=np.float32), known.center_D)
+    return centered(generation.snapshot.vectors_of(rows), known.center_D)
 
 
 def _without_copies(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from index.live import alive_rows
 from serving.fewshot.models import Fit, Models
 from serving.generation import Generation
 from serving.labels import proposals
@@ -93,9 +94,9 @@ class LabelWork:
         return encode_set(found, missing_count=missing_count)
 
     def _open_rows(self, generation: Generation, name: str, wanted: types_pb2.Filter | None) -> I64Array:
-        open_N = np.ones(generation.snapshot.count, dtype=bool)
+        open_N = alive_rows(generation.snapshot)
         if wanted is not None:
-            open_N = allowed_rows(self._log, generation, wanted).copy()
+            open_N &= allowed_rows(self._log, generation, wanted)
         for item_id in self._log.labelled_items(name):
             row = generation.snapshot.items.find(item_id)
             if row is not None:

@@ -59,13 +59,17 @@ def test_a_key_is_wanted_and_a_wrong_one_refused(keyed: tuple[str, dict[str, str
 
 def test_roles_bound_what_a_key_may_do(keyed: tuple[str, dict[str, str]]) -> None:
     address, texts = keyed
-    for role in ("reader", "labeler"):
+    for role in ("reader", "labeler", "writer"):
         with connect(address, texts[role]) as client:
             assert client.get_active_snapshot().name == "snapshots/000001"
             with pytest.raises(PermissionDeniedError, match=f"needs the role admin, key .* has {role}"):
                 client.activate_snapshot("snapshots/000099")
     with connect(address, texts["admin"]) as client, pytest.raises(NotFoundError):
         client.activate_snapshot("snapshots/000099")
+    with connect(address, texts["writer"]) as client:
+        assert client.delete_items(["nobody"]).unknown_count == 1
+    with connect(address, texts["labeler"]) as client, pytest.raises(PermissionDeniedError, match="the role writer"):
+        client.delete_items(["nobody"])
 
 
 def test_keys_are_added_and_revoked_without_a_restart(keyed: tuple[str, dict[str, str]], key_file: KeyFile) -> None:
@@ -135,8 +139,9 @@ def test_every_rpc_has_a_role_and_what_is_unknown_needs_an_admin() -> None:
     needed = {name.rpartition("/")[2]: role_needed(name) for name in method_names()}
     assert needed["Search"] is needed["StreamSearch"] is needed["Classify"] is needed["ListItems"] is Role.READER
     assert needed["PutLabels"] is needed["UndoBatch"] is needed["AcceptProposals"] is Role.LABELER
-    assert needed["ActivateSnapshot"] is needed["StartRefresh"] is needed["UpsertItems"] is Role.ADMIN
-    assert needed["DeleteItems"] is needed["CancelOperation"] is Role.ADMIN
+    assert needed["UpsertItems"] is needed["DeleteItems"] is Role.WRITER
+    assert needed["ActivateSnapshot"] is needed["StartRefresh"] is needed["CancelOperation"] is Role.ADMIN
+    assert needed["GetOperation"] is needed["ListOperations"] is Role.READER
     assert role_needed("/some.Service/Anything") is Role.ADMIN
 
 

@@ -51,7 +51,7 @@ def test_images_of_many_calls_go_through_the_encoder_together(
         return await asyncio.gather(*(images.embed(generation, content, call()) for content in contents))
 
     found = asyncio.run(run())
-    np.testing.assert_allclose(found, generation.snapshot.vectors_ND[:30], atol=1e-5)
+    np.testing.assert_allclose(found, generation.base.vectors_ND[:30], atol=1e-5)
     assert board.slab(0)["batched_image_count"] == 30
     assert board.slab(0)["image_batch_count"] < 15
 

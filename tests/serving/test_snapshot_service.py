@@ -14,11 +14,9 @@ from vicinal.errors import (
     ItemNotFoundError,
     NoActiveSnapshotError,
     SnapshotNotFoundError,
-    UnimplementedError,
 )
 from vicinal.store import Store
 from vicinal.types import Metric
-from vicinal.v1 import snapshot_service_pb2 as pb
 
 
 @pytest.fixture
@@ -140,20 +138,6 @@ def test_a_page_token_stays_with_its_snapshot(three: Store) -> None:
         assert (page.snapshot.name, len(page.items)) == ("snapshots/000001", 5)
         with pytest.raises(InvalidArgumentError, match="another snapshot"):
             client.list_items(page_token=token, snapshot="snapshots/000003")
-
-
-def test_rpcs_that_are_not_built_answer_unimplemented(client: Client) -> None:
-    from vicinal.client.call import Call
-
-    with pytest.raises(UnimplementedError, match="StartRefresh yet"):
-        client.call(
-            Call(
-                method="/vicinal.v1.SnapshotService/StartRefresh",
-                request=pb.StartRefreshRequest(),
-                response=pb.StartRefreshResponse,
-                decode=lambda reply: reply,
-            )
-        )
 
 
 def test_the_workspace_path_is_not_told(store: Store, tmp_path: Path) -> None:

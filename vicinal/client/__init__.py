@@ -33,6 +33,7 @@ from vicinal.client.label_results import (
     ProposeResult,
     SuggestResult,
 )
+from vicinal.client.operations import Operation, OperationPage
 from vicinal.client.results import (
     BatchSearchResult,
     CurvePoint,
@@ -47,6 +48,7 @@ from vicinal.client.results import (
 )
 from vicinal.client.search import Options
 from vicinal.client.sync import Client
+from vicinal.client.writes import DeleteResult, ItemUpsert, UpsertResult
 from vicinal.types import SnapshotRef
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "ClassifyResult",
     "Client",
     "CurvePoint",
+    "DeleteResult",
     "EmbedResult",
     "EvaluateResult",
     "Evidence",
@@ -66,11 +69,14 @@ __all__ = [
     "Item",
     "ItemPage",
     "ItemResult",
+    "ItemUpsert",
     "Label",
     "LabelBatch",
     "LabelConflict",
     "LabelPage",
     "LabelSet",
+    "Operation",
+    "OperationPage",
     "Options",
     "Plan",
     "Proposal",
@@ -87,4 +93,5 @@ __all__ = [
     "SuggestResult",
     "SupportExample",
     "Threshold",
+    "UpsertResult",
 ]

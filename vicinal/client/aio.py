@@ -12,9 +12,11 @@ from vicinal.client import fewshot as fewshot_calls
 from vicinal.client import fewshot_measures as measure_calls
 from vicinal.client import label_sets as label_set_calls
 from vicinal.client import labels as label_calls
+from vicinal.client import operations as operation_calls
 from vicinal.client import proposals as proposal_calls
 from vicinal.client import search as search_calls
 from vicinal.client import snapshots as snapshot_calls
+from vicinal.client import writes as write_calls
 from vicinal.client.call import Call, async_method
 from vicinal.client.channel import (
     DEFAULT_ADDRESS,
@@ -76,6 +78,12 @@ class AsyncClient:
     activate_snapshot = async_method(snapshot_calls.activate_snapshot)
     get_item = async_method(snapshot_calls.get_item)
     list_items = async_method(snapshot_calls.list_items)
+    upsert_items = async_method(write_calls.upsert_items)
+    delete_items = async_method(write_calls.delete_items)
+    start_refresh = async_method(operation_calls.start_refresh)
+    get_operation = async_method(operation_calls.get_operation)
+    list_operations = async_method(operation_calls.list_operations)
+    cancel_operation = async_method(operation_calls.cancel_operation)
     classify = async_method(fewshot_calls.classify)
     list_classifiers = async_method(fewshot_calls.list_classifiers)
     calibrate = async_method(measure_calls.calibrate)

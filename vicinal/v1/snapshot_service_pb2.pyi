@@ -183,6 +183,14 @@ class GetActiveSnapshotResponse(_message.Message):
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     REF_FIELD_NUMBER: _builtins.int
+    LIVE_ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    live_item_count: _builtins.int
+    """Items that can be found now: those of the snapshot, with what UpsertItems added and without what
+    DeleteItems deleted.
+    """
+    pending_item_count: _builtins.int
+    """Items added, replaced and deleted since, which the next refresh will fold in."""
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
         """The snapshot."""
@@ -196,10 +204,12 @@ class GetActiveSnapshotResponse(_message.Message):
         *,
         snapshot: Global___Snapshot | None = ...,
         ref: _types_pb2.SnapshotRef | None = ...,
+        live_item_count: _builtins.int = ...,
+        pending_item_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_item_count", b"live_item_count", "pending_item_count", b"pending_item_count", "ref", b"ref", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,10 +336,12 @@ class StartRefreshRequest(_message.Message):
     prune: _builtins.bool
     """Drop items that vanished from their corpus. Default false."""
     request_id: _builtins.str
-    """Repeating a request with the same id returns the first one's operation."""
+    """Up to 128 bytes. Repeating a request with the same id returns the first one's operation."""
     @_builtins.property
     def corpora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Corpora to read, by the names the server's configuration gives them. Default: all of them."""
+        """Corpora to read, by the names the server's configuration gives them (refresh.corpora). Default: all of them;
+        where it names none, only what UpsertItems and DeleteItems changed is folded in.
+        """
 
     def __init__(
         self,
@@ -383,7 +395,7 @@ class GetOperationRequest(_message.Message):
     """Resource name. Required."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Wait until it is done or this time has passed. Default: answer at once."""
+        """Wait until it is done or this time has passed, at most the call's deadline. Default: answer at once."""
 
     def __init__(
         self,
@@ -661,7 +673,9 @@ Global___ListItemsResponse: _TypeAlias = ListItemsResponse  # noqa: Y015
 
 @_typing.final
 class ItemUpsert(_message.Message):
-    """One item to add or replace."""
+    """One item to add or replace. Its Item has "api" as source, and as digest the SHA-256 of the image, or of the
+    packed vector.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -693,14 +707,16 @@ class ItemUpsert(_message.Message):
     item_id: _builtins.str
     """Id, 1 to 1,024 bytes of UTF-8. Required."""
     content: _builtins.bytes
-    """An encoded image, embedded by the server."""
+    """An encoded image, embedded by the server; the same limits as for queries."""
     @_builtins.property
     def vector(self) -> _types_pb2.Vector:
         """An embedding by the snapshot's own encoder."""
 
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Value]:
-        """Metadata columns."""
+        """Metadata columns, up to 64. A name has 1 to 256 bytes, is no built-in column and does not begin with
+        "labels."; the value of a column that is there has its type.
+        """
 
     def __init__(
         self,
@@ -729,7 +745,9 @@ class UpsertItemsRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Repeating a request with the same id has no further effect."""
+    """Up to 128 bytes. Repeating a request with the same id, one of the last 10,000, has no further effect and
+    returns the first one's counts.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemUpsert]:
         """The items, 1 to 1,000. Required."""
@@ -760,7 +778,7 @@ class UpsertItemsResponse(_message.Message):
     """Items now searchable."""
     @_builtins.property
     def snapshot(self) -> _types_pb2.SnapshotRef:
-        """The snapshot they were added beside."""
+        """The snapshot they were added beside; its delta_number is at least that of this change."""
 
     def __init__(
         self,
@@ -785,7 +803,9 @@ class DeleteItemsRequest(_message.Message):
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Repeating a request with the same id has no further effect."""
+    """Up to 128 bytes. Repeating a request with the same id, one of the last 10,000, has no further effect and
+    returns the first one's counts.
+    """
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids, 1 to 10,000. Required."""
@@ -819,7 +839,7 @@ class DeleteItemsResponse(_message.Message):
     """Ids that were not there."""
     @_builtins.property
     def snapshot(self) -> _types_pb2.SnapshotRef:
-        """The snapshot they were deleted from."""
+        """The snapshot they were deleted from; its delta_number is at least that of this change."""
 
     def __init__(
         self,

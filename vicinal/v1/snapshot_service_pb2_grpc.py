@@ -130,12 +130,14 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartRefresh(self, request, context):
-        """Starts a refresh: embeds what is new in the corpora, builds beside what is served, gates and publishes.
+        """Starts a refresh: embeds what is new in the corpora, folds in what UpsertItems and DeleteItems changed,
+        builds beside what is served, gates and publishes. It runs in a process of its own; one at a time.
+        A server that stops ends it; nothing that is served changes then.
 
         Errors:
-        INVALID_ARGUMENT: no corpus, or one the server may not read.
-        FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
-        UNIMPLEMENTED: always, for now; this server does not do it yet.
+        INVALID_ARGUMENT: a corpus that the server's configuration does not name, or a bad request_id.
+        FAILED_PRECONDITION: a refresh is already running (its name is in the metadata), no snapshot is active, or
+        the server's configuration does not allow it (refresh.enabled).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +148,6 @@ class SnapshotServiceServicer:
 
         Errors:
         NOT_FOUND: no such operation.
-        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,18 +158,16 @@ class SnapshotServiceServicer:
 
         Errors:
         INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
-        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelOperation(self, request, context):
-        """Asks a job to stop; nothing that is served changes.
+        """Asks a job to stop, and returns when it has; nothing that is served changes. A job that had ended stays as it was.
 
         Errors:
         NOT_FOUND: no such operation.
-        UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,24 +196,34 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Adds or replaces items, searchable at once; acknowledged means on disk.
+        """Adds or replaces items. Acknowledged means on disk, and searchable: at once by calls to the server process
+        that answered (so on the same connection), within a second by those to the others of the same workspace.
+        All items of a request are taken or none is. They lie beside every snapshot of the same fingerprint, also
+        after ActivateSnapshot, until a refresh builds one that holds them. A new encoder knows nothing of them:
+        items that are in no corpus are then to be upserted again.
 
         Errors:
-        INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
-        FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
-        UNIMPLEMENTED: always, for now; this server does not do it yet.
+        INVALID_ARGUMENT: no items or more than 1,000, an id that is bad or given twice, no value, a vector or
+        image that is not valid, a metadata value of another type than its column, or a bad request_id.
+        FAILED_PRECONDITION: no snapshot is active; a vector of another dimension; an image where the snapshot
+        has no encoder; a snapshot with another fingerprint went into service meanwhile.
+        RESOURCE_EXHAUSTED: the disk is full, too many changes wait for a refresh (limits.max_pending_items), or
+        too many requests are in flight.
+        DEADLINE_EXCEEDED: the deadline passed; the items may have been taken or not, so repeat with the same request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk.
+        """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk and gone from the answers, as
+        for UpsertItems. A refresh does not bring an item back that was deleted here, also where its corpus still has it.
 
         Errors:
-        INVALID_ARGUMENT: no ids.
+        INVALID_ARGUMENT: no ids or more than 10,000, a bad id, or a bad request_id.
         FAILED_PRECONDITION: no snapshot is active.
-        UNIMPLEMENTED: always, for now; this server does not do it yet.
+        RESOURCE_EXHAUSTED: the disk is full, or too many requests are in flight.
+        DEADLINE_EXCEEDED: the deadline passed; the items may be gone or not, so repeat with the same request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,33 +55,32 @@ class SnapshotServiceStub:
       FAILED_PRECONDITION: the server was started on one fixed snapshot.
     """
     StartRefresh: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.StartRefreshRequest, _snapshot_service_pb2.StartRefreshResponse]
-    """Starts a refresh: embeds what is new in the corpora, builds beside what is served, gates and publishes.
+    """Starts a refresh: embeds what is new in the corpora, folds in what UpsertItems and DeleteItems changed,
+    builds beside what is served, gates and publishes. It runs in a process of its own; one at a time.
+    A server that stops ends it; nothing that is served changes then.
 
     Errors:
-      INVALID_ARGUMENT: no corpus, or one the server may not read.
-      FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
+      INVALID_ARGUMENT: a corpus that the server's configuration does not name, or a bad request_id.
+      FAILED_PRECONDITION: a refresh is already running (its name is in the metadata), no snapshot is active, or
+        the server's configuration does not allow it (refresh.enabled).
     """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetOperationRequest, _snapshot_service_pb2.GetOperationResponse]
     """Returns the state of a long-running job.
 
     Errors:
       NOT_FOUND: no such operation.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     ListOperations: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.ListOperationsRequest, _snapshot_service_pb2.ListOperationsResponse]
     """Lists long-running jobs, newest first.
 
     Errors:
       INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.CancelOperationRequest, _snapshot_service_pb2.CancelOperationResponse]
-    """Asks a job to stop; nothing that is served changes.
+    """Asks a job to stop, and returns when it has; nothing that is served changes. A job that had ended stays as it was.
 
     Errors:
       NOT_FOUND: no such operation.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     GetItem: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetItemRequest, _snapshot_service_pb2.GetItemResponse]
     """Returns one item of the snapshot.
@@ -98,20 +97,30 @@ class SnapshotServiceStub:
       FAILED_PRECONDITION: no snapshot is active.
     """
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.UpsertItemsRequest, _snapshot_service_pb2.UpsertItemsResponse]
-    """Adds or replaces items, searchable at once; acknowledged means on disk.
+    """Adds or replaces items. Acknowledged means on disk, and searchable: at once by calls to the server process
+    that answered (so on the same connection), within a second by those to the others of the same workspace.
+    All items of a request are taken or none is. They lie beside every snapshot of the same fingerprint, also
+    after ActivateSnapshot, until a refresh builds one that holds them. A new encoder knows nothing of them:
+    items that are in no corpus are then to be upserted again.
 
     Errors:
-      INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
-      FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
+      INVALID_ARGUMENT: no items or more than 1,000, an id that is bad or given twice, no value, a vector or
+        image that is not valid, a metadata value of another type than its column, or a bad request_id.
+      FAILED_PRECONDITION: no snapshot is active; a vector of another dimension; an image where the snapshot
+        has no encoder; a snapshot with another fingerprint went into service meanwhile.
+      RESOURCE_EXHAUSTED: the disk is full, too many changes wait for a refresh (limits.max_pending_items), or
+        too many requests are in flight.
+      DEADLINE_EXCEEDED: the deadline passed; the items may have been taken or not, so repeat with the same request_id.
     """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_snapshot_service_pb2.DeleteItemsRequest, _snapshot_service_pb2.DeleteItemsResponse]
-    """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk.
+    """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk and gone from the answers, as
+    for UpsertItems. A refresh does not bring an item back that was deleted here, also where its corpus still has it.
 
     Errors:
-      INVALID_ARGUMENT: no ids.
+      INVALID_ARGUMENT: no ids or more than 10,000, a bad id, or a bad request_id.
       FAILED_PRECONDITION: no snapshot is active.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
+      RESOURCE_EXHAUSTED: the disk is full, or too many requests are in flight.
+      DEADLINE_EXCEEDED: the deadline passed; the items may be gone or not, so repeat with the same request_id.
     """
 
 @_typing.type_check_only
@@ -141,33 +150,32 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
       FAILED_PRECONDITION: the server was started on one fixed snapshot.
     """
     StartRefresh: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.StartRefreshRequest, _snapshot_service_pb2.StartRefreshResponse]  # type: ignore[assignment]
-    """Starts a refresh: embeds what is new in the corpora, builds beside what is served, gates and publishes.
+    """Starts a refresh: embeds what is new in the corpora, folds in what UpsertItems and DeleteItems changed,
+    builds beside what is served, gates and publishes. It runs in a process of its own; one at a time.
+    A server that stops ends it; nothing that is served changes then.
 
     Errors:
-      INVALID_ARGUMENT: no corpus, or one the server may not read.
-      FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
+      INVALID_ARGUMENT: a corpus that the server's configuration does not name, or a bad request_id.
+      FAILED_PRECONDITION: a refresh is already running (its name is in the metadata), no snapshot is active, or
+        the server's configuration does not allow it (refresh.enabled).
     """
     GetOperation: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetOperationRequest, _snapshot_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """Returns the state of a long-running job.
 
     Errors:
       NOT_FOUND: no such operation.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     ListOperations: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.ListOperationsRequest, _snapshot_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
     """Lists long-running jobs, newest first.
 
     Errors:
       INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     CancelOperation: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.CancelOperationRequest, _snapshot_service_pb2.CancelOperationResponse]  # type: ignore[assignment]
-    """Asks a job to stop; nothing that is served changes.
+    """Asks a job to stop, and returns when it has; nothing that is served changes. A job that had ended stays as it was.
 
     Errors:
       NOT_FOUND: no such operation.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
     """
     GetItem: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.GetItemRequest, _snapshot_service_pb2.GetItemResponse]  # type: ignore[assignment]
     """Returns one item of the snapshot.
@@ -184,20 +192,30 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
       FAILED_PRECONDITION: no snapshot is active.
     """
     UpsertItems: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.UpsertItemsRequest, _snapshot_service_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Adds or replaces items, searchable at once; acknowledged means on disk.
+    """Adds or replaces items. Acknowledged means on disk, and searchable: at once by calls to the server process
+    that answered (so on the same connection), within a second by those to the others of the same workspace.
+    All items of a request are taken or none is. They lie beside every snapshot of the same fingerprint, also
+    after ActivateSnapshot, until a refresh builds one that holds them. A new encoder knows nothing of them:
+    items that are in no corpus are then to be upserted again.
 
     Errors:
-      INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
-      FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
+      INVALID_ARGUMENT: no items or more than 1,000, an id that is bad or given twice, no value, a vector or
+        image that is not valid, a metadata value of another type than its column, or a bad request_id.
+      FAILED_PRECONDITION: no snapshot is active; a vector of another dimension; an image where the snapshot
+        has no encoder; a snapshot with another fingerprint went into service meanwhile.
+      RESOURCE_EXHAUSTED: the disk is full, too many changes wait for a refresh (limits.max_pending_items), or
+        too many requests are in flight.
+      DEADLINE_EXCEEDED: the deadline passed; the items may have been taken or not, so repeat with the same request_id.
     """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_snapshot_service_pb2.DeleteItemsRequest, _snapshot_service_pb2.DeleteItemsResponse]  # type: ignore[assignment]
-    """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk.
+    """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk and gone from the answers, as
+    for UpsertItems. A refresh does not bring an item back that was deleted here, also where its corpus still has it.
 
     Errors:
-      INVALID_ARGUMENT: no ids.
+      INVALID_ARGUMENT: no ids or more than 10,000, a bad id, or a bad request_id.
       FAILED_PRECONDITION: no snapshot is active.
-      UNIMPLEMENTED: always, for now; this server does not do it yet.
+      RESOURCE_EXHAUSTED: the disk is full, or too many requests are in flight.
+      DEADLINE_EXCEEDED: the deadline passed; the items may be gone or not, so repeat with the same request_id.
     """
 
 class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -248,12 +266,14 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_service_pb2.StartRefreshRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_service_pb2.StartRefreshResponse, _abc.Awaitable[_snapshot_service_pb2.StartRefreshResponse]]:
-        """Starts a refresh: embeds what is new in the corpora, builds beside what is served, gates and publishes.
+        """Starts a refresh: embeds what is new in the corpora, folds in what UpsertItems and DeleteItems changed,
+        builds beside what is served, gates and publishes. It runs in a process of its own; one at a time.
+        A server that stops ends it; nothing that is served changes then.
 
         Errors:
-          INVALID_ARGUMENT: no corpus, or one the server may not read.
-          FAILED_PRECONDITION: a refresh is already running, or no snapshot is active.
-          UNIMPLEMENTED: always, for now; this server does not do it yet.
+          INVALID_ARGUMENT: a corpus that the server's configuration does not name, or a bad request_id.
+          FAILED_PRECONDITION: a refresh is already running (its name is in the metadata), no snapshot is active, or
+            the server's configuration does not allow it (refresh.enabled).
         """
 
     @_abc_1.abstractmethod
@@ -266,7 +286,6 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           NOT_FOUND: no such operation.
-          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -279,7 +298,6 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
           INVALID_ARGUMENT: page_size negative, or a page_token this server did not give.
-          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -288,11 +306,10 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_service_pb2.CancelOperationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_service_pb2.CancelOperationResponse, _abc.Awaitable[_snapshot_service_pb2.CancelOperationResponse]]:
-        """Asks a job to stop; nothing that is served changes.
+        """Asks a job to stop, and returns when it has; nothing that is served changes. A job that had ended stays as it was.
 
         Errors:
           NOT_FOUND: no such operation.
-          UNIMPLEMENTED: always, for now; this server does not do it yet.
         """
 
     @_abc_1.abstractmethod
@@ -327,12 +344,20 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_service_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_service_pb2.UpsertItemsResponse, _abc.Awaitable[_snapshot_service_pb2.UpsertItemsResponse]]:
-        """Adds or replaces items, searchable at once; acknowledged means on disk.
+        """Adds or replaces items. Acknowledged means on disk, and searchable: at once by calls to the server process
+        that answered (so on the same connection), within a second by those to the others of the same workspace.
+        All items of a request are taken or none is. They lie beside every snapshot of the same fingerprint, also
+        after ActivateSnapshot, until a refresh builds one that holds them. A new encoder knows nothing of them:
+        items that are in no corpus are then to be upserted again.
 
         Errors:
-          INVALID_ARGUMENT: no items, a bad id, or a vector or image that is not valid.
-          FAILED_PRECONDITION: no snapshot is active, or a vector of another dimension.
-          UNIMPLEMENTED: always, for now; this server does not do it yet.
+          INVALID_ARGUMENT: no items or more than 1,000, an id that is bad or given twice, no value, a vector or
+            image that is not valid, a metadata value of another type than its column, or a bad request_id.
+          FAILED_PRECONDITION: no snapshot is active; a vector of another dimension; an image where the snapshot
+            has no encoder; a snapshot with another fingerprint went into service meanwhile.
+          RESOURCE_EXHAUSTED: the disk is full, too many changes wait for a refresh (limits.max_pending_items), or
+            too many requests are in flight.
+          DEADLINE_EXCEEDED: the deadline passed; the items may have been taken or not, so repeat with the same request_id.
         """
 
     @_abc_1.abstractmethod
@@ -341,12 +366,14 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_service_pb2.DeleteItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_service_pb2.DeleteItemsResponse, _abc.Awaitable[_snapshot_service_pb2.DeleteItemsResponse]]:
-        """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk.
+        """Deletes items; unknown ids are counted, not refused. Acknowledged means on disk and gone from the answers, as
+        for UpsertItems. A refresh does not bring an item back that was deleted here, also where its corpus still has it.
 
         Errors:
-          INVALID_ARGUMENT: no ids.
+          INVALID_ARGUMENT: no ids or more than 10,000, a bad id, or a bad request_id.
           FAILED_PRECONDITION: no snapshot is active.
-          UNIMPLEMENTED: always, for now; this server does not do it yet.
+          RESOURCE_EXHAUSTED: the disk is full, or too many requests are in flight.
+          DEADLINE_EXCEEDED: the deadline passed; the items may be gone or not, so repeat with the same request_id.
         """
 
 def add_SnapshotServiceServicer_to_server(servicer: SnapshotServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

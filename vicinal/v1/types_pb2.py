@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vicinal/v1/types.proto\x12\nvicinal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x06Vector\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x11\n\tdimension\x18\x03 \x01(\x05\"0\n\x0bVectorBatch\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\x05\"\x86\x01\n\x05Query\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vicinal.v1.VectorH\x00\x12(\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x14.vicinal.v1.ExamplesH\x00\x42\x07\n\x05query\"V\n\x08\x45xamples\x12$\n\tpositives\x18\x01 \x03(\x0b\x32\x11.vicinal.v1.Query\x12$\n\tnegatives\x18\x02 \x03(\x0b\x32\x11.vicinal.v1.Query\"D\n\x0bSnapshotRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\"N\n\tNeighbors\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x1f\n\x05items\x18\x03 \x03(\x0b\x32\x10.vicinal.v1.Item\"\xe9\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12,\n\x08\x61\x64\x64\x65\x64_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08metadata\x18\x06 \x03(\x0b\x32\x1e.vicinal.v1.Item.MetadataEntry\x1a\x42\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vicinal.v1.Value:\x02\x38\x01\"\x9b\x01\n\x05Value\x12\x14\n\nbool_value\x18\x01 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x12\x30\n\ntime_value\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x42\x06\n\x04kind\"\xb9\x01\n\x06\x46ilter\x12*\n\tcondition\x18\x01 \x01(\x0b\x32\x15.vicinal.v1.ConditionH\x00\x12(\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x16.vicinal.v1.FilterListH\x00\x12(\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x16.vicinal.v1.FilterListH\x00\x12%\n\x07none_of\x18\x04 \x01(\x0b\x32\x12.vicinal.v1.FilterH\x00\x42\x08\n\x06\x66ilter\"1\n\nFilterList\x12#\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x12.vicinal.v1.Filter\"f\n\tCondition\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12&\n\x08operator\x18\x02 \x01(\x0e\x32\x14.vicinal.v1.Operator\x12!\n\x06values\x18\x03 \x03(\x0b\x32\x11.vicinal.v1.Value\"\x8f\x03\n\rSearchOptions\x12\x1b\n\x0eneighbor_count\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06\x65\x66\x66ort\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1a\n\rtarget_recall\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x16\n\tmin_score\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\"\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x12.vicinal.v1.Filter\x12\x19\n\x11\x65xcluded_item_ids\x18\x06 \x03(\t\x12\x1a\n\x12include_query_item\x18\x07 \x01(\x08\x12\x1a\n\x12\x65xclude_duplicates\x18\x08 \x01(\x08\x12&\n\x08grouping\x18\t \x01(\x0b\x32\x14.vicinal.v1.Grouping\x12\'\n\titem_view\x18\n \x01(\x0e\x32\x14.vicinal.v1.ItemView\x12\x12\n\npage_token\x18\x0b \x01(\tB\x11\n\x0f_neighbor_countB\t\n\x07_effortB\x10\n\x0e_target_recallB\x0c\n\n_min_score\"2\n\x08Grouping\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x16\n\x0eneighbor_count\x18\x02 \x01(\x05\"\x9a\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x31\n\x08metadata\x18\x04 \x03(\x0b\x32\x1f.vicinal.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb9\x02\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x10\n\x08progress\x18\x04 \x01(\x02\x12\r\n\x05stage\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x65rror\x18\x08 \x01(\x0b\x32\x11.vicinal.v1.Error\x12\x31\n\x06result\x18\t \x03(\x0b\x32!.vicinal.v1.Operation.ResultEntry\x1a-\n\x0bResultEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\\\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\x12\x18\n\x14METRIC_INNER_PRODUCT\x10\x02\x12\r\n\tMETRIC_L2\x10\x03*K\n\x08ItemView\x12\x19\n\x15ITEM_VIEW_UNSPECIFIED\x10\x00\x12\x10\n\x0cITEM_VIEW_ID\x10\x01\x12\x12\n\x0eITEM_VIEW_FULL\x10\x02*\xc4\x01\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOPERATOR_IN\x10\x01\x12\x11\n\rOPERATOR_LESS\x10\x02\x12\x1a\n\x16OPERATOR_LESS_OR_EQUAL\x10\x03\x12\x14\n\x10OPERATOR_GREATER\x10\x04\x12\x1d\n\x19OPERATOR_GREATER_OR_EQUAL\x10\x05\x12\x13\n\x0fOPERATOR_PREFIX\x10\x06\x12\x14\n\x10OPERATOR_IS_NULL\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16vicinal/v1/types.proto\x12\nvicinal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x06Vector\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x11\n\tdimension\x18\x03 \x01(\x05\"0\n\x0bVectorBatch\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\x05\"\x86\x01\n\x05Query\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00\x12$\n\x06vector\x18\x03 \x01(\x0b\x32\x12.vicinal.v1.VectorH\x00\x12(\n\x08\x65xamples\x18\x04 \x01(\x0b\x32\x14.vicinal.v1.ExamplesH\x00\x42\x07\n\x05query\"V\n\x08\x45xamples\x12$\n\tpositives\x18\x01 \x03(\x0b\x32\x11.vicinal.v1.Query\x12$\n\tnegatives\x18\x02 \x03(\x0b\x32\x11.vicinal.v1.Query\"Z\n\x0bSnapshotRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x14\n\x0c\x64\x65lta_number\x18\x04 \x01(\x03\"N\n\tNeighbors\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x1f\n\x05items\x18\x03 \x03(\x0b\x32\x10.vicinal.v1.Item\"\xe9\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12,\n\x08\x61\x64\x64\x65\x64_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08metadata\x18\x06 \x03(\x0b\x32\x1e.vicinal.v1.Item.MetadataEntry\x1a\x42\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.vicinal.v1.Value:\x02\x38\x01\"\x9b\x01\n\x05Value\x12\x14\n\nbool_value\x18\x01 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x04 \x01(\tH\x00\x12\x30\n\ntime_value\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x42\x06\n\x04kind\"\xb9\x01\n\x06\x46ilter\x12*\n\tcondition\x18\x01 \x01(\x0b\x32\x15.vicinal.v1.ConditionH\x00\x12(\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x16.vicinal.v1.FilterListH\x00\x12(\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x16.vicinal.v1.FilterListH\x00\x12%\n\x07none_of\x18\x04 \x01(\x0b\x32\x12.vicinal.v1.FilterH\x00\x42\x08\n\x06\x66ilter\"1\n\nFilterList\x12#\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x12.vicinal.v1.Filter\"f\n\tCondition\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12&\n\x08operator\x18\x02 \x01(\x0e\x32\x14.vicinal.v1.Operator\x12!\n\x06values\x18\x03 \x03(\x0b\x32\x11.vicinal.v1.Value\"\x8f\x03\n\rSearchOptions\x12\x1b\n\x0eneighbor_count\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06\x65\x66\x66ort\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1a\n\rtarget_recall\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x16\n\tmin_score\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\"\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x12.vicinal.v1.Filter\x12\x19\n\x11\x65xcluded_item_ids\x18\x06 \x03(\t\x12\x1a\n\x12include_query_item\x18\x07 \x01(\x08\x12\x1a\n\x12\x65xclude_duplicates\x18\x08 \x01(\x08\x12&\n\x08grouping\x18\t \x01(\x0b\x32\x14.vicinal.v1.Grouping\x12\'\n\titem_view\x18\n \x01(\x0e\x32\x14.vicinal.v1.ItemView\x12\x12\n\npage_token\x18\x0b \x01(\tB\x11\n\x0f_neighbor_countB\t\n\x07_effortB\x10\n\x0e_target_recallB\x0c\n\n_min_score\"2\n\x08Grouping\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x16\n\x0eneighbor_count\x18\x02 \x01(\x05\"\x9a\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x31\n\x08metadata\x18\x04 \x03(\x0b\x32\x1f.vicinal.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb9\x02\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x10\n\x08progress\x18\x04 \x01(\x02\x12\r\n\x05stage\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05\x65rror\x18\x08 \x01(\x0b\x32\x11.vicinal.v1.Error\x12\x31\n\x06result\x18\t \x03(\x0b\x32!.vicinal.v1.Operation.ResultEntry\x1a-\n\x0bResultEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\\\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\x12\x18\n\x14METRIC_INNER_PRODUCT\x10\x02\x12\r\n\tMETRIC_L2\x10\x03*K\n\x08ItemView\x12\x19\n\x15ITEM_VIEW_UNSPECIFIED\x10\x00\x12\x10\n\x0cITEM_VIEW_ID\x10\x01\x12\x12\n\x0eITEM_VIEW_FULL\x10\x02*\xc4\x01\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOPERATOR_IN\x10\x01\x12\x11\n\rOPERATOR_LESS\x10\x02\x12\x1a\n\x16OPERATOR_LESS_OR_EQUAL\x10\x03\x12\x14\n\x10OPERATOR_GREATER\x10\x04\x12\x1d\n\x19OPERATOR_GREATER_OR_EQUAL\x10\x05\x12\x13\n\x0fOPERATOR_PREFIX\x10\x06\x12\x14\n\x10OPERATOR_IS_NULL\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,12 +38,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERROR_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_OPERATION_RESULTENTRY']._loaded_options = None
   _globals['_OPERATION_RESULTENTRY']._serialized_options = b'8\001'
-  _globals['_METRIC']._serialized_start=2221
-  _globals['_METRIC']._serialized_end=2313
-  _globals['_ITEMVIEW']._serialized_start=2315
-  _globals['_ITEMVIEW']._serialized_end=2390
-  _globals['_OPERATOR']._serialized_start=2393
-  _globals['_OPERATOR']._serialized_end=2589
+  _globals['_METRIC']._serialized_start=2243
+  _globals['_METRIC']._serialized_end=2335
+  _globals['_ITEMVIEW']._serialized_start=2337
+  _globals['_ITEMVIEW']._serialized_end=2412
+  _globals['_OPERATOR']._serialized_start=2415
+  _globals['_OPERATOR']._serialized_end=2611
   _globals['_VECTOR']._serialized_start=71
   _globals['_VECTOR']._serialized_end=130
   _globals['_VECTORBATCH']._serialized_start=132
@@ -53,31 +53,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMPLES']._serialized_start=319
   _globals['_EXAMPLES']._serialized_end=405
   _globals['_SNAPSHOTREF']._serialized_start=407
-  _globals['_SNAPSHOTREF']._serialized_end=475
-  _globals['_NEIGHBORS']._serialized_start=477
-  _globals['_NEIGHBORS']._serialized_end=555
-  _globals['_ITEM']._serialized_start=558
-  _globals['_ITEM']._serialized_end=791
-  _globals['_ITEM_METADATAENTRY']._serialized_start=725
-  _globals['_ITEM_METADATAENTRY']._serialized_end=791
-  _globals['_VALUE']._serialized_start=794
-  _globals['_VALUE']._serialized_end=949
-  _globals['_FILTER']._serialized_start=952
-  _globals['_FILTER']._serialized_end=1137
-  _globals['_FILTERLIST']._serialized_start=1139
-  _globals['_FILTERLIST']._serialized_end=1188
-  _globals['_CONDITION']._serialized_start=1190
-  _globals['_CONDITION']._serialized_end=1292
-  _globals['_SEARCHOPTIONS']._serialized_start=1295
-  _globals['_SEARCHOPTIONS']._serialized_end=1694
-  _globals['_GROUPING']._serialized_start=1696
-  _globals['_GROUPING']._serialized_end=1746
-  _globals['_ERROR']._serialized_start=1749
-  _globals['_ERROR']._serialized_end=1903
-  _globals['_ERROR_METADATAENTRY']._serialized_start=1856
-  _globals['_ERROR_METADATAENTRY']._serialized_end=1903
-  _globals['_OPERATION']._serialized_start=1906
-  _globals['_OPERATION']._serialized_end=2219
-  _globals['_OPERATION_RESULTENTRY']._serialized_start=2174
-  _globals['_OPERATION_RESULTENTRY']._serialized_end=2219
+  _globals['_SNAPSHOTREF']._serialized_end=497
+  _globals['_NEIGHBORS']._serialized_start=499
+  _globals['_NEIGHBORS']._serialized_end=577
+  _globals['_ITEM']._serialized_start=580
+  _globals['_ITEM']._serialized_end=813
+  _globals['_ITEM_METADATAENTRY']._serialized_start=747
+  _globals['_ITEM_METADATAENTRY']._serialized_end=813
+  _globals['_VALUE']._serialized_start=816
+  _globals['_VALUE']._serialized_end=971
+  _globals['_FILTER']._serialized_start=974
+  _globals['_FILTER']._serialized_end=1159
+  _globals['_FILTERLIST']._serialized_start=1161
+  _globals['_FILTERLIST']._serialized_end=1210
+  _globals['_CONDITION']._serialized_start=1212
+  _globals['_CONDITION']._serialized_end=1314
+  _globals['_SEARCHOPTIONS']._serialized_start=1317
+  _globals['_SEARCHOPTIONS']._serialized_end=1716
+  _globals['_GROUPING']._serialized_start=1718
+  _globals['_GROUPING']._serialized_end=1768
+  _globals['_ERROR']._serialized_start=1771
+  _globals['_ERROR']._serialized_end=1925
+  _globals['_ERROR_METADATAENTRY']._serialized_start=1878
+  _globals['_ERROR_METADATAENTRY']._serialized_end=1925
+  _globals['_OPERATION']._serialized_start=1928
+  _globals['_OPERATION']._serialized_end=2241
+  _globals['_OPERATION_RESULTENTRY']._serialized_start=2196
+  _globals['_OPERATION_RESULTENTRY']._serialized_end=2241
 # @@protoc_insertion_point(module_scope)

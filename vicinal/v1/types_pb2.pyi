@@ -254,8 +254,8 @@ Global___Examples: _TypeAlias = Examples  # noqa: Y015
 
 @_typing.final
 class SnapshotRef(_message.Message):
-    """Names the snapshot that answered. Two replies with the same name were
-    answered from the same immutable index.
+    """Names the snapshot that answered. Two replies with the same name and
+    delta_number were answered from the same items.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -263,6 +263,7 @@ class SnapshotRef(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    DELTA_NUMBER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, such as "snapshots/000007"."""
     fingerprint: _builtins.str
@@ -273,16 +274,22 @@ class SnapshotRef(_message.Message):
     """Number of the activation that put this snapshot in service; it only grows,
     also when an older snapshot is activated again.
     """
+    delta_number: _builtins.int
+    """Number of the last change by UpsertItems or DeleteItems that the answer
+    holds, in the snapshot or beside it; 0 when there was none. On one
+    connection it only grows, as long as the fingerprint stays.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         generation: _builtins.int = ...,
+        delta_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "generation", b"generation", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_number", b"delta_number", "fingerprint", b"fingerprint", "generation", b"generation", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
