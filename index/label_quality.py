@@ -4,6 +4,7 @@ Every item is asked about with its own label hidden. Nothing is trained and the 
 it, so a change of accuracy is a change of the embeddings.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -65,8 +66,8 @@ def choose_items(labels: Mapping[str, str], *snapshots: Snapshot, seed: int = 0)
             break
         if all(snapshot.items.find(names[place]) is not None for snapshot in snapshots):
             chosen[names[place]] = labels[names[place]]
-    values = list(chosen.values())
-    kept = {item_id: label for item_id, label in sorted(chosen.items()) if values.count(label) > 1}
+    counts = Counter(chosen.values())
+    kept = {item_id: label for item_id, label in sorted(chosen.items()) if counts[label] > 1}
     return kept if len(kept) >= _LEAST_ITEMS and len(set(kept.values())) > 1 else {}
 
 

@@ -17,11 +17,11 @@ from index.gates import Gates
 from index.plots import plot_drift
 from index.publish import PublishReport, publish
 from index.retrain import Plan, Reembedded, Retrain, reembed
+from index.rounds import alone
 from index.unite import Changes, Folded, compare, unite
 from vicinal.artifact import read_manifest, storage_guard
 from vicinal.embeddings import Embeddings
 from vicinal.errors import InvalidArgumentError, NoEncoderError
-from vicinal.locks import locked
 from vicinal.store import Store
 from vicinal.types import JsonObject
 
@@ -113,7 +113,7 @@ def refresh(
         raise InvalidArgumentError(
             "nothing was given that could retrain the encoder; use add or rebuild", field="action"
         )
-    with locked(store.root / "work" / "refresh.lock", shared=False, wait=False):
+    with alone(store):
         current = _open_current(store)
         tell = progress or (lambda _: None)
         embedded, fresh = _embed_new(store, current, corpora, tell)

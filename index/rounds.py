@@ -1,4 +1,4 @@
-"""Does something again and again, one at a time, on a fixed beat, until it is told to end."""
+"""Does something alone, and again and again on a fixed beat, until it is told to end."""
 
 import contextlib
 import math
@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from vicinal.errors import VicinalError
+from vicinal.errors import BusyError, VicinalError
+from vicinal.locks import locked
+from vicinal.store import Store
 
 
 def run_rounds(once: Callable[[], None], *, period_s: float, failed: Callable[[str], None]) -> NoReturn:
@@ -30,6 +32,21 @@ def run_rounds(once: Callable[[], None], *, period_s: float, failed: Callable[[s
             # Of many rounds one may meet a bug or a lack of memory; what is served has not changed.
             failed(f"internal error: {type(error).__name__}: {error}")
         time.sleep(pause_s(first_s, time.monotonic(), period_s=period_s))
+
+
+@contextlib.contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Holds the one place of a refresh of a workspace; it is free again when the holder ends, however it ends.
+
+    Raises:
+        BusyError: another refresh is under way.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(store.root / "work" / "refresh.lock", shared=False, wait=False))
+        except BusyError as error:
+            raise BusyError(f"another refresh of {store.root} is under way; wait for it to end") from error
+        yield
 
 
 def pause_s(first_s: float, now_s: float, *, period_s: float) -> float:

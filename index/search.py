@@ -55,8 +55,6 @@ class SearchPlan:
     """Effort used, 0 where the strategy has none."""
     expected_recall: float
     """Recall measured for that effort when the snapshot was built, in (0, 1]; 0 when not measured."""
-    bridged: bool = False
-    """The queries came from another encoder's space and were mapped into this one."""
 
 
 def search(

@@ -18,7 +18,7 @@ from serving.config import LimitsConfig
 from serving.generation import Generation
 from serving.queries import row_of
 from vicinal.codec import decode_vector
-from vicinal.errors import DimensionMismatchError, InvalidArgumentError
+from vicinal.errors import DimensionMismatchError, FingerprintMismatchError, InvalidArgumentError
 from vicinal.item_table import BATCH_ROWS, ItemTable
 from vicinal.types import F32Array, I64Array, Neighbors
 from vicinal.v1 import search_service_pb2 as pb
@@ -126,6 +126,7 @@ class FastPath:
     def __init__(self, generation: Generation, limits: LimitsConfig) -> None:
         self._snapshot: Searchable = generation.snapshot
         self._name = generation.ref.name
+        self._own = ("", generation.ref.fingerprint)
         self._ref = pb.SearchResponse(snapshot=generation.ref_message).SerializeToString()
         self._limits = limits
         items = generation.snapshot.items
@@ -239,8 +240,14 @@ class FastPath:
             )
         return count
 
+    def takes(self, query: types_pb2.Query) -> bool:
+        """Returns whether a query is of the snapshot's own space; others need a bridge, and the general path."""
+        return query.vector.fingerprint in self._own
+
     def _vector(self, query: types_pb2.Query) -> tuple[F32Array, int]:
         if query.HasField("vector"):
+            if not self.takes(query):
+                raise FingerprintMismatchError("a vector of another encoder goes the general way", field="query.vector")
             x_D = decode_vector(query.vector, field="query.vector")
             if x_D.size != self._snapshot.dimension:
                 raise DimensionMismatchError(

@@ -5,15 +5,15 @@ query is that query's error; the others are answered.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from index.live import Searchable
+from serving.bridges import Bridges, Crossing
 from serving.config import LimitsConfig
 from serving.generation import Generation
-from vicinal.codec import decode_vector
 from vicinal.errors import (
     DimensionMismatchError,
     InternalError,
@@ -43,6 +43,8 @@ class Resolved:
     """What was wrong with each query."""
     own_rows_Q: I64Array
     """Row of the item that was asked about, int64, -1 for queries that are no items."""
+    bridged: bool = False
+    """Whether a vector came from another encoder's space and was mapped into this one."""
 
     def raise_first(self) -> None:
         """Raises the first error, if there is any."""
@@ -56,22 +58,27 @@ class Queries:
 
     Args:
         limits: the limits.
+        bridges: map vectors of other encoders. Default: none are taken.
     """
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(self, limits: LimitsConfig, bridges: Bridges | None = None) -> None:
         self._limits = limits
+        self._bridges = bridges
 
     def is_slow(self, queries: Sequence[types_pb2.Query]) -> bool:
         """Returns whether resolving takes so long that it belongs into a thread (images, examples)."""
         return any(query.WhichOneof("query") in {"content", "examples"} for query in queries)
 
-    def resolve(self, generation: Generation, queries: Sequence[types_pb2.Query], call: "Call") -> Resolved:
+    def resolve(
+        self, generation: Generation, queries: Sequence[types_pb2.Query], call: "Call", *, bridging: bool = False
+    ) -> Resolved:
         """Turns queries into vectors.
 
         Args:
             generation: the snapshot and encoder that answer.
             queries: Q messages; names in errors count from ``queries[0]`` when there are several.
             call: whose deadline is checked before and after the images.
+            bridging: take vectors of other encoders, where there is a bridge; else they are errors.
 
         Raises:
             InvalidArgumentError: more images than the server's limit.
@@ -82,44 +89,46 @@ class Queries:
         errors: list[VicinalError | None] = [None] * len(flat)
         rows_M = np.full(len(flat), -1, dtype=np.int64)
         images: list[int] = []
+        crossing = Crossing(self._bridges if bridging else None, generation.ref.fingerprint)
         for position, query in enumerate(flat):
             if query.WhichOneof("query") == "content":
                 images.append(position)
                 continue
             try:
-                rows_M[position] = _resolve_cheap(generation, query, x_MD[position])
+                rows_M[position] = _resolve_cheap(generation, query, x_MD[position], crossing)
             except VicinalError as error:
                 errors[position] = error
         self._embed_into(generation, [(place, flat[place].content) for place in images], x_MD, errors, call)
         x_MD = check_vectors(generation, x_MD, errors)
         if spans is None:
-            return Resolved(x_QD=x_MD, errors=errors, own_rows_Q=rows_M)
-        return _combine(generation, spans, x_MD, errors, rows_M)
+            return Resolved(x_QD=x_MD, errors=errors, own_rows_Q=rows_M, bridged=crossing.bridged)
+        return replace(_combine(generation, spans, x_MD, errors, rows_M), bridged=crossing.bridged)
 
-    def embed(
-        self, generation: Generation, contents: Sequence[bytes], call: "Call"
-    ) -> tuple[F32Array, list[VicinalError | None]]:
-        """Embeds images.
+    def resolve_vectors(self, generation: Generation, x_QD: F32Array, fingerprint: str) -> Resolved:
+        """Does what ``resolve`` does, for many vectors of one encoder.
 
         Args:
-            generation: whose encoder is used.
-            contents: encoded images.
-            call: whose deadline is checked.
-
-        Returns:
-            float32, shape (len(contents), D), and what was wrong with each.
+            generation: the snapshot that answers.
+            x_QD: vectors, float32.
+            fingerprint: of their encoder; empty for the snapshot's own.
 
         Raises:
-            InvalidArgumentError: more images than the server's limit.
-            NoEncoderError: the snapshot carries no encoder.
-            DeadlineExceededError: the deadline has passed.
+            DimensionMismatchError: they have not the dimension of their space.
+            FingerprintMismatchError: they are of another encoder, and there is no bridge.
         """
-        if generation.encoder is None:
-            raise NoEncoderError(f"{generation.ref.name} has no encoder; query by vector or item id")
-        errors: list[VicinalError | None] = [None] * len(contents)
-        x_BD = np.zeros((len(contents), generation.snapshot.dimension), dtype=np.float32)
-        self._embed_into(generation, list(enumerate(contents)), x_BD, errors, call)
-        return x_BD, errors
+        crossing = Crossing(self._bridges, generation.ref.fingerprint)
+        x_QD = crossing.bring(x_QD, fingerprint, field="vectors.fingerprint")
+        dimension = generation.snapshot.dimension
+        if x_QD.shape[1] != dimension:
+            raise DimensionMismatchError(
+                f"the vectors have dimension {x_QD.shape[1]}, {generation.ref.name} has {dimension}; "
+                "embed with the snapshot's own encoder",
+                field="vectors.dimension",
+            )
+        errors: list[VicinalError | None] = [None] * len(x_QD)
+        x_QD = check_vectors(generation, x_QD, errors)
+        own_rows_Q = np.full(len(x_QD), -1, dtype=np.int64)
+        return Resolved(x_QD=x_QD, errors=errors, own_rows_Q=own_rows_Q, bridged=crossing.bridged)
 
     def _embed_into(
         self,
@@ -192,10 +201,10 @@ def check_vectors(generation: Generation, x_QD: F32Array, errors: list[VicinalEr
     return good_QD
 
 
-def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Array) -> int:
+def _resolve_cheap(generation: Generation, query: types_pb2.Query, out_D: F32Array, crossing: Crossing) -> int:
     kind = query.WhichOneof("query")
     if kind == "vector":
-        x_D = decode_vector(query.vector, field="query.vector")
+        x_D = crossing.own(query.vector, field="query.vector")
         if x_D.size != out_D.size:
             raise DimensionMismatchError(
                 f"the vector has dimension {x_D.size}, {generation.ref.name} has {out_D.size}; "

@@ -12,16 +12,11 @@ from serving.generation import Generation
 from serving.labels.columns import PREFIX, Columns, label_columns, named_columns
 from serving.labels.log import shared_log
 from serving.options import decode_options, decode_page, next_page_token
-from serving.queries import Queries, check_vectors
+from serving.queries import Queries, Resolved
 from serving.replies import encode_all, encode_neighbors
 from vicinal.codec import decode_vectors, encode_error
-from vicinal.errors import (
-    DimensionMismatchError,
-    InvalidArgumentError,
-    VicinalError,
-)
+from vicinal.errors import InvalidArgumentError
 from vicinal.store import Store
-from vicinal.types import F32Array, I64Array
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
 
@@ -53,7 +48,7 @@ class Searcher:
         """
         page = decode_page(request.options.page_token, snapshot="").page if request.options.page_token else None
         options = decode_options(request.options, limits=self._limits, query_count=1, page=page)
-        resolved = self._queries.resolve(generation, [request.query], call)
+        resolved = self._queries.resolve(generation, [request.query], call, bridging=True)
         resolved.raise_first()
         call.check()
         own_rows_Q = None if request.options.include_query_item else resolved.own_rows_Q
@@ -71,7 +66,7 @@ class Searcher:
         return pb.SearchResponse(
             neighbors=neighbors,
             snapshot=generation.ref_message,
-            plan=encode_plan(plan),
+            plan=encode_plan(plan, bridged=resolved.bridged),
             next_page_token=next_page_token(found, options, snapshot=generation.ref.name),
         )
 
@@ -88,10 +83,12 @@ class Searcher:
         """
         if request.options.page_token:
             raise InvalidArgumentError("BatchSearch has no pages; use Search", field="options.page_token")
-        x_QD, errors, own_rows_Q = self._batch_vectors(generation, request, call)
+        resolved = self._batch_vectors(generation, request, call)
+        x_QD, errors = resolved.x_QD, resolved.errors
         options = decode_options(request.options, limits=self._limits, query_count=len(x_QD))
         good_Q = np.flatnonzero([error is None for error in errors])
-        rows_Q = None if request.options.include_query_item or own_rows_Q is None else own_rows_Q[good_Q]
+        own_rows_Q = resolved.own_rows_Q[good_Q]
+        rows_Q = None if request.options.include_query_item or (own_rows_Q < 0).all() else own_rows_Q
         call.check()
         reply = pb.BatchSearchResponse(snapshot=generation.ref_message)
         encoded: Iterator[types_pb2.Neighbors] = iter(())
@@ -100,7 +97,7 @@ class Searcher:
             good_x_QD = x_QD if good_Q.size == len(x_QD) else x_QD[good_Q]
             columns = self._columns(generation, options)
             found, plan = search_index(generation.snapshot, good_x_QD, options, exclude_rows=rows_Q, columns=columns)
-            reply.plan.CopyFrom(encode_plan(plan))
+            reply.plan.CopyFrom(encode_plan(plan, bridged=resolved.bridged))
             call.check()
             encoded = iter(encode_all(generation.snapshot.items, found, full=full))
         for error in errors:
@@ -116,27 +113,16 @@ class Searcher:
             names.append(options.grouping.column)
         return label_columns(lambda: shared_log(self._store), generation, names)
 
-    def _batch_vectors(
-        self, generation: Generation, request: pb.BatchSearchRequest, call: Call
-    ) -> tuple[F32Array, list[VicinalError | None], I64Array | None]:
+    def _batch_vectors(self, generation: Generation, request: pb.BatchSearchRequest, call: Call) -> Resolved:
         given = len(request.queries)
         if request.HasField("vectors") == bool(given):
             raise InvalidArgumentError("set exactly one of vectors and queries", field="vectors")
         if given:
             self._check_batch(given)
-            resolved = self._queries.resolve(generation, request.queries, call)
-            return resolved.x_QD, resolved.errors, resolved.own_rows_Q
+            return self._queries.resolve(generation, request.queries, call, bridging=True)
         x_QD = decode_vectors(request.vectors)
         self._check_batch(len(x_QD))
-        snapshot = generation.snapshot
-        if x_QD.shape[1] != snapshot.dimension:
-            raise DimensionMismatchError(
-                f"the vectors have dimension {x_QD.shape[1]}, {generation.ref.name} has {snapshot.dimension}; "
-                "embed with the snapshot's own encoder",
-                field="vectors.dimension",
-            )
-        errors: list[VicinalError | None] = [None] * len(x_QD)
-        return check_vectors(generation, x_QD, errors), errors, None
+        return self._queries.resolve_vectors(generation, x_QD, request.vectors.fingerprint)
 
     def _check_batch(self, count: int) -> None:
         if not 1 <= count <= self._limits.max_batch_queries:
@@ -145,11 +131,16 @@ class Searcher:
             )
 
 
-def encode_plan(plan: SearchPlan) -> pb.SearchPlan:
-    """Encodes how a search was answered."""
+def encode_plan(plan: SearchPlan, *, bridged: bool) -> pb.SearchPlan:
+    """Encodes how a search was answered.
+
+    Args:
+        plan: of the index.
+        bridged: whether a query came from another encoder's space.
+    """
     return pb.SearchPlan(
         strategy=plan.strategy,
         effort=plan.effort,
         expected_recall=plan.expected_recall,
-        bridged=plan.bridged,
+        bridged=bridged,
     )

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.admission import Admission
 from serving.board import Board
+from serving.bridges import Bridges
 from serving.config import ServeConfig
 from serving.context import ServingContext
 from serving.generation import Generation
@@ -106,7 +107,7 @@ class Server:
             generations=self.generations,
             config=config,
             store=store,
-            queries=Queries(config.limits),
+            queries=Queries(config.limits, Bridges(store)),
             place=self.place,
             pool=self._pool,
         )

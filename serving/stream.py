@@ -78,8 +78,7 @@ class SearchStream:
             async for request in requests:
                 await self._window.acquire()
                 search = request.search
-                kind = search.query.WhichOneof("query")
-                if kind != "vector" or search.snapshot or not is_plain(search.options) or not self._is_quick():
+                if not _is_plain_vector(search) or not self._is_quick():
                     group.create_task(self._answer(request, call))
                     continue
                 self._plain.append(request)
@@ -112,6 +111,12 @@ class SearchStream:
             replies = _search_all(fast, batch) if len(batch) == 1 else await self._run(_search_all, fast, batch)
             for reply in replies:
                 self._answers.put_nowait(reply)
+
+
+def _is_plain_vector(search: pb.SearchRequest) -> bool:
+    kind = search.query.WhichOneof("query")
+    named = search.snapshot or search.query.vector.fingerprint
+    return kind == "vector" and not named and is_plain(search.options)
 
 
 def _search_all(fast: FastPath, requests: Sequence[pb.StreamSearchRequest]) -> list[bytes]:

@@ -45,7 +45,7 @@ class SearchServicer:
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse | bytes:
         """Finds the neighbors of one query."""
         fast = self._fast_path() if not request.snapshot and is_plain(request.options) else None
-        if fast is not None and request.query.WhichOneof("query") in _CHEAP:
+        if fast is not None and request.query.WhichOneof("query") in _CHEAP and fast.takes(request.query):
             # Under a millisecond: no thread is worth its switch.
             return fast.search(request)
         name = request.snapshot
@@ -106,7 +106,8 @@ class SearchServicer:
         self, generation: Generation, request: pb.BatchSearchRequest, call: Call
     ) -> pb.BatchSearchResponse | bytes:
         vectors, count = request.vectors, len(request.queries)
-        if request.HasField("vectors") and not count and is_plain(request.options):
+        own = vectors.fingerprint in {"", generation.ref.fingerprint}
+        if request.HasField("vectors") and own and not count and is_plain(request.options):
             x_QD = decode_vectors(vectors)
             if 1 <= len(x_QD) <= self._context.config.limits.max_batch_queries:
                 with contextlib.suppress(InvalidVectorError, DimensionMismatchError):

@@ -137,7 +137,10 @@ def test_retraining_is_recommended_and_done_only_when_allowed(served: Store) -> 
 
 
 def test_one_refresh_at_a_time(served: Store, corpus: Path) -> None:
-    with locked(served.root / "work" / "refresh.lock", shared=False, wait=True), pytest.raises(BusyError):
+    with (
+        locked(served.root / "work" / "refresh.lock", shared=False, wait=True),
+        pytest.raises(BusyError, match="another refresh"),
+    ):
         refresh(served, [str(corpus)])
 
 

@@ -50,13 +50,20 @@ class Options(TypedDict, total=False):
 
 
 def search(
-    query: QueryLike, *, snapshot: str = "", timeout_s: float | None = None, **options: Unpack[Options]
+    query: QueryLike,
+    *,
+    snapshot: str = "",
+    fingerprint: str = "",
+    timeout_s: float | None = None,
+    **options: Unpack[Options],
 ) -> Call[SearchResult]:
     """Finds the neighbors of one query.
 
     Args:
         query: an item id, the bytes of an image, or a vector, shape (D,).
         snapshot: answer from this snapshot, such as ``snapshots/000007``; empty for the active one.
+        fingerprint: of the encoder that made a vector; empty for the snapshot's own. Of another it is answered through
+            a bridge, where there is one, and ``plan.bridged`` says so.
         timeout_s: seconds to wait for the answer; None takes the client's.
         options: ``neighbor_count`` and the others of ``Options``.
 
@@ -66,7 +73,8 @@ def search(
     Raises:
         VicinalError: of the class that the server raised; see docs/api.md.
     """
-    request = pb.SearchRequest(query=encode_query(query), options=encode_options(options), snapshot=snapshot)
+    message = encode_query(query, fingerprint=fingerprint)
+    request = pb.SearchRequest(query=message, options=encode_options(options), snapshot=snapshot)
     return Call(
         method=f"{_SERVICE}/Search",
         request=request,
@@ -80,6 +88,7 @@ def batch_search(
     queries: npt.NDArray[np.floating] | Sequence[QueryLike],
     *,
     snapshot: str = "",
+    fingerprint: str = "",
     timeout_s: float | None = None,
     **options: Unpack[Options],
 ) -> Call[BatchSearchResult]:
@@ -88,6 +97,7 @@ def batch_search(
     Args:
         queries: vectors, shape (Q, D), which is the fast form; or a list of queries of any form.
         snapshot: answer from this snapshot; empty for the active one.
+        fingerprint: of the encoder that made the vectors, as for ``search``.
         timeout_s: seconds to wait for the answer; None takes the client's.
         options: ``neighbor_count`` and the others of ``Options``.
 
@@ -100,8 +110,9 @@ def batch_search(
     request = pb.BatchSearchRequest(options=encode_options(options), snapshot=snapshot)
     if isinstance(queries, np.ndarray):
         request.vectors.CopyFrom(encode_vectors(queries))
+        request.vectors.fingerprint = fingerprint
     else:
-        request.queries.extend(encode_query(query) for query in queries)
+        request.queries.extend(encode_query(query, fingerprint=fingerprint) for query in queries)
     return Call(
         method=f"{_SERVICE}/BatchSearch",
         request=request,
@@ -134,8 +145,12 @@ def embed(contents: Sequence[bytes], *, snapshot: str = "", timeout_s: float | N
     )
 
 
-def encode_query(query: QueryLike) -> types_pb2.Query:
+def encode_query(query: QueryLike, *, fingerprint: str = "") -> types_pb2.Query:
     """Returns the message of a query.
+
+    Args:
+        query: an item id, the bytes of an image, a vector, or a message, which stays as it is.
+        fingerprint: of the encoder that made a vector; empty for the snapshot's own.
 
     Raises:
         InvalidArgumentError: not an item id, image, vector or Query.
@@ -156,7 +171,9 @@ def encode_query(query: QueryLike) -> types_pb2.Query:
         raise InvalidVectorError(
             f"a query vector has shape (D,), got {x_D.shape}; use batch_search for several", field="query"
         )
-    return types_pb2.Query(vector=encode_vector(x_D))
+    message = types_pb2.Query(vector=encode_vector(x_D))
+    message.vector.fingerprint = fingerprint
+    return message
 
 
 def decode_item(message: types_pb2.Item) -> Item:

@@ -39,7 +39,7 @@ class SearchServiceStub:
     Errors:
       INVALID_ARGUMENT: no query; count, effort, recall, filter or vector out of range; undecodable image.
       NOT_FOUND: unknown item id, pinned snapshot or column.
-      FAILED_PRECONDITION: no active snapshot; a vector of another dimension; a pinned fingerprint that is not served.
+      FAILED_PRECONDITION: no active snapshot; a vector of another dimension; a vector of another encoder without a bridge.
       RESOURCE_EXHAUSTED: too many requests in flight; retry after RetryInfo.
       DEADLINE_EXCEEDED: the deadline passed before the answer.
     """
@@ -83,7 +83,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Errors:
       INVALID_ARGUMENT: no query; count, effort, recall, filter or vector out of range; undecodable image.
       NOT_FOUND: unknown item id, pinned snapshot or column.
-      FAILED_PRECONDITION: no active snapshot; a vector of another dimension; a pinned fingerprint that is not served.
+      FAILED_PRECONDITION: no active snapshot; a vector of another dimension; a vector of another encoder without a bridge.
       RESOURCE_EXHAUSTED: too many requests in flight; retry after RetryInfo.
       DEADLINE_EXCEEDED: the deadline passed before the answer.
     """
@@ -130,7 +130,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
           INVALID_ARGUMENT: no query; count, effort, recall, filter or vector out of range; undecodable image.
           NOT_FOUND: unknown item id, pinned snapshot or column.
-          FAILED_PRECONDITION: no active snapshot; a vector of another dimension; a pinned fingerprint that is not served.
+          FAILED_PRECONDITION: no active snapshot; a vector of another dimension; a vector of another encoder without a bridge.
           RESOURCE_EXHAUSTED: too many requests in flight; retry after RetryInfo.
           DEADLINE_EXCEEDED: the deadline passed before the answer.
         """

@@ -129,11 +129,18 @@ class Vector(_message.Message):
     PACKED_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     packed: _builtins.bytes
     """Little-endian IEEE 754 float32, 4 * dimension bytes. Every value finite."""
     dimension: _builtins.int
     """Dimension, at least 1. When absent (0) it is taken from the data; when
     present it must agree with the data.
+    """
+    fingerprint: _builtins.str
+    """Fingerprint of the encoder that made it, 64 lower-case hexadecimal digits.
+    Default: the snapshot's own. A search with a vector of another encoder is
+    answered through a bridge between the two, where there is one, and its
+    plan says so (SearchPlan.bridged); else it is FAILED_PRECONDITION.
     """
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -145,10 +152,11 @@ class Vector(_message.Message):
         packed: _builtins.bytes = ...,
         values: _abc.Iterable[_builtins.float] | None = ...,
         dimension: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "packed", b"packed", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "fingerprint", b"fingerprint", "packed", b"packed", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,19 +170,23 @@ class VectorBatch(_message.Message):
 
     PACKED_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     packed: _builtins.bytes
     """Little-endian IEEE 754 float32, 4 * dimension * count bytes."""
     dimension: _builtins.int
     """Dimension of each row, at least 1. Required."""
+    fingerprint: _builtins.str
+    """Fingerprint of the encoder that made all of them, as in Vector."""
     def __init__(
         self,
         *,
         packed: _builtins.bytes = ...,
         dimension: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "packed", b"packed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "fingerprint", b"fingerprint", "packed", b"packed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,7 +210,7 @@ class Query(_message.Message):
     """
     @_builtins.property
     def vector(self) -> Global___Vector:
-        """An embedding made by the snapshot's own encoder."""
+        """An embedding made by the snapshot's own encoder, or by the one that it names."""
 
     @_builtins.property
     def examples(self) -> Global___Examples:
