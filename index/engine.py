@@ -9,6 +9,8 @@ from index import kind as kinds
 from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT
 from index.device import Placement, open_on_gpu, resolve_device
 from index.exact import best_first, exact_search, pair_scores, squared_norms
+from index.hnsw import GraphSearcher
+from index.single import SingleSearch
 from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
 
@@ -69,14 +71,35 @@ class Engine:
         """
         if effort == EXACT_EFFORT or self.is_exact:
             return self.exact(x_QD, neighbor_count=neighbor_count)
-        factor, total = self._shortlist_factor, len(self._vectors_ND)
-        # The curve was measured for 10 neighbours: a shorter list would not reach its recall.
-        fetched = neighbor_count if factor == 1 else min(factor * max(neighbor_count, RECALL_NEIGHBOR_COUNT), total)
+        fetched = self._fetched_count(neighbor_count)
         rows_QK = self._searcher.search(x_QD, neighbor_count=fetched, effort=effort)
         scores_QK = pair_scores(x_QD, self._vectors_ND, rows_QK, metric=self._metric)
-        if factor > 1 or not (scores_QK[:, 1:] < scores_QK[:, :-1]).all():
+        if fetched > neighbor_count or not (scores_QK[:, 1:] < scores_QK[:, :-1]).all():
             rows_QK, scores_QK = best_first(rows_QK, scores_QK)
         return rows_QK[:, :neighbor_count], scores_QK[:, :neighbor_count]
+
+    def single(self, *, neighbor_count: int, effort: int) -> SingleSearch | None:
+        """Returns what searches for one vector after the other in one thread; None where the index has no such way.
+
+        Args:
+            neighbor_count: K, at least 1 and at most the number of items.
+            effort: search effort; 0 is exact search.
+        """
+        if effort == EXACT_EFFORT or self.is_exact or not isinstance(self._searcher, GraphSearcher):
+            return None
+        fetched = self._fetched_count(neighbor_count)
+        return self._searcher.single(
+            self._vectors_ND,
+            metric=self._metric,
+            fetched_count=fetched,
+            neighbor_count=neighbor_count,
+            effort=effort,
+        )
+
+    def _fetched_count(self, neighbor_count: int) -> int:
+        factor, total = self._shortlist_factor, len(self._vectors_ND)
+        # The curve was measured for 10 neighbours: a shorter list would not reach its recall.
+        return neighbor_count if factor == 1 else min(factor * max(neighbor_count, RECALL_NEIGHBOR_COUNT), total)
 
     def exact(
         self, x_QD: F32Array, *, neighbor_count: int, rows_M: I64Array | None = None

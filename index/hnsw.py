@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from index.blas import load_faiss
+from index.single import SingleSearch
 from vicinal.errors import InvalidArgumentError
-from vicinal.types import F32Array, I64Array
+from vicinal.types import F32Array, I64Array, Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +65,20 @@ class GraphSearcher:
         params = self._faiss.SearchParametersHNSW(efSearch=max(effort, neighbor_count))
         rows_QK: I64Array = self._index.search(x_QD, neighbor_count, params=params)[1]
         return rows_QK
+
+    def single(
+        self, vectors_ND: F32Array, *, metric: Metric, fetched_count: int, neighbor_count: int, effort: int
+    ) -> SingleSearch:
+        """Returns what searches for one vector after the other; for one thread alone.
+
+        Args:
+            vectors_ND: the full vectors, float32.
+            metric: how closeness is computed.
+            fetched_count: rows to take from the graph.
+            neighbor_count: neighbors wanted.
+            effort: search effort, at least 1.
+        """
+        params = self._faiss.SearchParametersHNSW(efSearch=max(effort, fetched_count))
+        return SingleSearch(
+            self._index, params, vectors_ND, metric=metric, fetched_count=fetched_count, neighbor_count=neighbor_count
+        )

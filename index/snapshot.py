@@ -26,6 +26,7 @@ from index.engine import Engine
 from index.filters import Columns, Filter, matching
 from index.kind import VECTORS_FILE
 from index.selection import Selection
+from index.single import SingleSearch
 from index.storage import map_vectors
 from index.unwanted import numbers_of
 from vicinal.artifact import MANIFEST, Manifest, read_manifest
@@ -187,6 +188,13 @@ class Snapshot:
             # Too few lists probed, or a part of the graph that cannot be reached.
             rows_QK[short_Q], scores_QK[short_Q] = self._engine.exact(x_QD[short_Q], neighbor_count=count)
         return Neighbors(rows_QK=rows_QK, scores_QK=scores_QK, counts_Q=np.full(len(x_QD), count, np.int64))
+
+    def single(self, neighbor_count: int, *, effort: int) -> SingleSearch | None:
+        """Returns what does as ``search`` for one vector after the other in one thread; None where there is no such."""
+        count = self._check_count(neighbor_count)
+        if self.is_exact(count, effort):
+            return None
+        return self._engine.single(neighbor_count=count, effort=min(effort, self.count))
 
     def exact(self, x_QD: F32Array, *, neighbor_count: int, rows_N: I64Array | None = None) -> Neighbors:
         """Finds the nearest items of each query by comparing it with all of them, or with some.

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serving.wiring import Context
+from serving.calls import Context
 from vicinal.artifact import storage_guard
 from vicinal.errors import InvalidConfigError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 

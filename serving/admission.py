@@ -33,6 +33,13 @@ class Admission:
         self._slab = slab
         self._by_client: Counter[str] = Counter()
 
+    def has_room(self, client: str) -> bool:
+        """Returns whether ``enter`` would let a call in, for one that ends before the next can begin."""
+        limits = self._limits
+        if self.draining or self.in_flight >= limits.max_in_flight:
+            return False
+        return not client or self._by_client[client] < limits.max_in_flight_per_client
+
     def enter(self, client: str) -> None:
         """Lets a unary call in.
 

@@ -66,10 +66,14 @@ class Board:
         self._gauge_bytes = 8 * (len(GAUGES) + len(self.methods))
         self._slab_bytes = self._gauge_bytes + 8 * self._row * len(self.methods)
         self._memory = memoryview(mmap.mmap(-1, max(1, worker_count) * self._slab_bytes))
+        self._slabs = [self._slab(worker) for worker in range(worker_count)]
 
     def slab(self, worker: int) -> "Slab":
         """Returns the slab of a worker."""
         assert 0 <= worker < self.worker_count, worker
+        return self._slabs[worker]
+
+    def _slab(self, worker: int) -> "Slab":
         start = worker * self._slab_bytes
         return Slab(
             gauges=self._memory[start : start + self._gauge_bytes].cast("d"),
@@ -80,7 +84,7 @@ class Board:
 
     def slabs(self) -> "list[Slab]":
         """Returns every worker's slab."""
-        return [self.slab(worker) for worker in range(self.worker_count)]
+        return list(self._slabs)
 
     def total(self, gauge: str) -> float:
         """Returns the sum of a gauge over the live workers."""

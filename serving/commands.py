@@ -42,9 +42,9 @@ def serve(
 ) -> None:
     """Serve the active snapshot over gRPC, and every one that is published later.
 
-    SIGTERM or Ctrl-C lets requests in flight end and exits 0.
+    SIGTERM or Ctrl-C lets requests in flight end and exits 0. SIGHUP reads the file of --config again.
     """
-    from serving.config import load_config
+    from serving.config import ServeConfig, load_config
     from serving.supervisor import Supervisor
     from serving.worker import core_count, run_alone, set_up_logging
     from vicinal.store import Store
@@ -55,13 +55,21 @@ def serve(
         *([f"listen.processes={0 if processes == 'auto' else processes}"] if processes is not None else []),
         *(["listen.insecure=true"] if insecure else []),
     ]
-    config = load_config(config_path, assignments=[*assignments, *flags], environ=os.environ)
+
+    def source() -> ServeConfig:
+        return load_config(config_path, assignments=[*assignments, *flags], environ=os.environ)
+
+    config = source()
     set_up_logging(config.observe.log_level)
     worker_count = config.listen.processes or core_count()
+    store, again = Store(workspace), source if config_path is not None else None
     if worker_count == 1:
-        run_alone(Store(workspace), config, fixed=snapshot, ready_file=ready_file)
+        run_alone(store, config, fixed=snapshot, ready_file=ready_file, source=again)
         return
-    Supervisor(Store(workspace), config, worker_count=worker_count, fixed=snapshot, ready_file=ready_file).run()
+    supervisor = Supervisor(
+        store, config, worker_count=worker_count, fixed=snapshot, ready_file=ready_file, source=again
+    )
+    supervisor.run()
 
 
 @click.command()

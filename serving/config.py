@@ -28,6 +28,8 @@ class ListenConfig:
     """Worker processes on the port, 1 to 256; 0 takes one a core."""
     threads: int = 0
     """Threads of each worker for work that takes over about a millisecond; 0 takes one a core it may use."""
+    transport: str = "auto"
+    """What speaks HTTP/2: ``http2``, our own for plain text; ``grpc``, gRPC's; ``auto`` takes ours without TLS."""
     drain_s: float = 10.0
     """Seconds that requests in flight may take after SIGTERM, from 0."""
     insecure: bool = False
@@ -114,6 +116,10 @@ class ObserveConfig:
     """Seconds between recall probes; 0 probes never."""
     probe_queries: int = 8
     """Queries of each probe, 1 to 1,000."""
+    traces_endpoint: str = ""
+    """OTLP endpoint (gRPC) that traces are sent to, such as ``http://127.0.0.1:4317``; empty traces nothing."""
+    traces_share: float = 0.01
+    """Share of the calls without a ``traceparent`` that are traced, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,11 +213,13 @@ def _check(config: ServeConfig) -> None:
         ("observe.metrics_port", config.observe.metrics_port, -1, 65535),
         ("observe.probe_interval_s", config.observe.probe_interval_s, 0, 86_400),
         ("refresh.niceness", config.refresh.niceness, 0, 19),
+        ("observe.traces_share", config.observe.traces_share, 0, 1),
         ("observe.probe_queries", config.observe.probe_queries, 1, 1000),
     )
     for name, value, low, high in ranges:
         if not low <= value <= high:
             raise InvalidConfigError(f"{name} is {value}, wanted {low} to {high}", field=name)
+    _check_transport(listen, tls)
     if config.observe.log_level not in {"debug", "info", "warning", "error"}:
         raise InvalidConfigError(
             f"observe.log_level is {config.observe.log_level!r}, wanted debug, info, warning or error",
@@ -225,6 +233,15 @@ def _check(config: ServeConfig) -> None:
         raise InvalidConfigError("tls.certificate and tls.private_key go together; tls.client_ca needs both")
     if not is_loopback(listen.host) and not listen.insecure:
         _check_exposed(config)
+
+
+def _check_transport(listen: ListenConfig, tls: TlsConfig) -> None:
+    if listen.transport not in {"auto", "http2", "grpc"}:
+        raise InvalidConfigError(
+            f"listen.transport is {listen.transport!r}, wanted auto, http2 or grpc", field="listen.transport"
+        )
+    if listen.transport == "http2" and tls.certificate:
+        raise InvalidConfigError("listen.transport http2 has no TLS; with tls.certificate take auto")
 
 
 def _check_exposed(config: ServeConfig) -> None:

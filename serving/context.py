@@ -11,6 +11,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -22,9 +23,11 @@ from vicinal.store import Store
 
 if TYPE_CHECKING:
     from serving.place import Place
+    from serving.traces import Trace
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_UNTRACED = nullcontext()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +46,13 @@ class Call:
     """Whether the caller has hung up."""
     notes: dict[str, str | int | float] = field(default_factory=dict)
     """What the access log should say of this call besides."""
+
+    trace: "Trace | None" = None
+    """Its span; None when it is not traced."""
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Measures a part of the work, where the call is traced; see ``serving.traces``."""
+        return _UNTRACED if self.trace is None else self.trace.part(name)
 
     def check(self) -> None:
         """Gives up if nobody waits for the answer any more; called before and between the parts of the work.

@@ -5,114 +5,48 @@ from the memory-mapped item table into the reply as bytes, scores as they are. T
 equal to what protobuf makes of the general path's message.
 """
 
-from binascii import b2a_base64
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from typing_extensions import override
+from google.protobuf.message import DecodeError
 
 from index.live import Searchable
-from index.live_items import LiveItems
+from index.search import SearchOptions, resolve_effort
+from index.single import SingleSearch
+from index.snapshot import Snapshot
 from serving.config import LimitsConfig
 from serving.generation import Generation
 from serving.queries import row_of
+from serving.wire_bytes import IdBytes, length_bytes, url_safe_base64
 from vicinal.codec import decode_vector
-from vicinal.errors import DimensionMismatchError, FingerprintMismatchError, InvalidArgumentError
-from vicinal.item_table import BATCH_ROWS, ItemTable
+from vicinal.errors import DimensionMismatchError, FingerprintMismatchError, InvalidArgumentError, VicinalError
 from vicinal.types import F32Array, I64Array, Neighbors
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
 
-_MAX_ID_BYTES = 1024
 _DEFAULT_COUNT = 10
+_MAX_SHAPES = 64
+_MAX_PLANS = 1024
+_FRAME_BYTES = 192
+_NEARLY_PLAIN = frozenset({"neighbor_count", "effort", "target_recall"})
 
 
-def varint(number: int) -> bytes:
-    """Returns an unsigned number as protobuf writes it."""
-    pieces = bytearray()
-    while number > 0x7F:
-        pieces.append(number & 0x7F | 0x80)
-        number >>= 7
-    pieces.append(number)
-    return bytes(pieces)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """What requests that differ in nothing but their vector have in common."""
 
-
-_VARINTS = [varint(number) for number in range(1 << 14)]
-_ID_PREFIXES = [b"\n" + _VARINTS[length] for length in range(_MAX_ID_BYTES + 1)]
-
-
-def _length(number: int) -> bytes:
-    return _VARINTS[number] if number < len(_VARINTS) else varint(number)
-
-
-class IdBytes:
-    """The ids of a snapshot as bytes, straight from the memory-mapped item table.
-
-    Args:
-        items: the table.
-    """
-
-    def __init__(self, items: ItemTable) -> None:
-        self._offsets: list[npt.NDArray[np.int32]] = []
-        self._data: list[memoryview] = []
-        for chunk in items.column("item_id").chunks:
-            _, offsets, data = chunk.buffers()
-            assert offsets is not None
-            assert not chunk.offset, "the table is read as it was written"
-            self._offsets.append(np.frombuffer(memoryview(offsets), dtype=np.int32, count=len(chunk) + 1))
-            self._data.append(memoryview(data) if data is not None else memoryview(b""))
-
-    def pieces(self, rows_M: I64Array) -> list[bytes | memoryview]:
-        """Returns for each row the head of a field ``item_ids`` and its content, one after the other.
-
-        Args:
-            rows_M: rows, int64, all valid.
-        """
-        if len(self._data) == 1:
-            offsets, data = self._offsets[0], self._data[0]
-            starts, ends = offsets[rows_M].tolist(), offsets[rows_M + 1].tolist()
-            contents = [data[start:end] for start, end in zip(starts, ends, strict=True)]
-        else:
-            places = zip((rows_M // BATCH_ROWS).tolist(), (rows_M % BATCH_ROWS).tolist(), strict=True)
-            contents = [self._content(chunk, place) for chunk, place in places]
-        pieces: list[bytes | memoryview] = [b""] * (2 * len(contents))
-        pieces[0::2] = [_ID_PREFIXES[len(content)] for content in contents]
-        pieces[1::2] = contents
-        return pieces
-
-    def _content(self, chunk: int, place: int) -> memoryview:
-        offsets = self._offsets[chunk]
-        return self._data[chunk][int(offsets[place]) : int(offsets[place + 1])]
-
-
-class LiveIdBytes(IdBytes):
-    """The ids of a snapshot and of the items that came after it.
-
-    Args:
-        items: the items.
-    """
-
-    def __init__(self, items: LiveItems) -> None:
-        super().__init__(items.table)
-        self._first = items.table.count
-        self._items = items
-
-    @override
-    def pieces(self, rows_M: I64Array) -> list[bytes | memoryview]:
-        """Returns for each row the head of a field ``item_ids`` and its content; see ``IdBytes``."""
-        old_M = rows_M < self._first
-        if old_M.all():
-            return super().pieces(rows_M)
-        pieces: list[bytes | memoryview] = []
-        old = iter(super().pieces(rows_M[old_M]))
-        for row in rows_M.tolist():
-            if row < self._first:
-                pieces += (next(old), next(old))
-            else:
-                content = self._items.added[row - self._first].item_id.encode()
-                pieces += (_ID_PREFIXES[len(content)], content)
-        return pieces
+    head: bytes
+    """All bytes before those of the vector."""
+    tail: bytes
+    """All bytes behind them."""
+    count: int
+    """Neighbors wanted."""
+    plan: bytes
+    """The field ``plan`` of the reply."""
+    single: SingleSearch
+    """Searches for the vector."""
 
 
 class FastPath:
@@ -126,13 +60,17 @@ class FastPath:
     def __init__(self, generation: Generation, limits: LimitsConfig) -> None:
         self._snapshot: Searchable = generation.snapshot
         self._name = generation.ref.name
-        self._own = ("", generation.ref.fingerprint)
         self._ref = pb.SearchResponse(snapshot=generation.ref_message).SerializeToString()
         self._limits = limits
-        items = generation.snapshot.items
-        self._ids = LiveIdBytes(items) if isinstance(items, LiveItems) else IdBytes(items)
+        self._ids = IdBytes(generation.snapshot.items)
+        self._own = ("", generation.ref.fingerprint)
         self._vectors_ND = generation.base.vectors_ND if generation.snapshot is generation.base else None
-        self._plans: dict[int, bytes] = {}
+        self._plans: dict[tuple[int, int], bytes] = {}
+        self._shapes: dict[int, _Shape] = {}
+        self._singles: dict[tuple[int, int], SingleSearch | None] = {}
+        self._singular = self._single(1, self._snapshot.default_effort) is not None
+        # A plain request has less than that besides its vector.
+        self._most_bytes = 4 * self._snapshot.dimension + _FRAME_BYTES
         self._token_tail = f'"snapshot":"{self._name}","what":"search"}}'
 
     def search(self, request: pb.SearchRequest) -> bytes:
@@ -154,7 +92,74 @@ class FastPath:
         if own_row >= 0:
             kept_K = np.flatnonzero(rows_K != own_row)[:count]
             rows_K, scores_K = rows_K[kept_K], scores_K[kept_K]
-        return self._reply(rows_K, scores_K, count)
+        return self._reply(rows_K, scores_K, count, self._plan(count, self._snapshot.default_effort))
+
+    def answer(self, raw: bytes) -> bytes | None:
+        """Answers a serialized SearchRequest that is like one before but for its vector; in one thread alone.
+
+        Args:
+            raw: the request as it came.
+
+        Returns:
+            The serialized SearchResponse; None where ``search`` or the general path must answer, or refuse.
+        """
+        if not self._singular or len(raw) > self._most_bytes:
+            return None
+        shape = self._shapes.get(len(raw))
+        if shape is None or not (raw.startswith(shape.head) and raw.endswith(shape.tail)):
+            shape = self._learn(raw)
+            if shape is None:
+                return None
+        single = shape.single
+        if shape.count > self._limits.max_neighbor_count:  # which may have been lowered meanwhile
+            return None
+        start = len(shape.head)
+        single.query[:] = raw[start : start + len(single.query)]
+        found = single.search()
+        return None if found is None else self._reply(*found, shape.count, shape.plan)
+
+    def _learn(self, raw: bytes) -> _Shape | None:
+        """Returns the shape of a plain request for a vector; None when it is another request."""
+        try:
+            request = pb.SearchRequest.FromString(raw)
+            vector, options = request.query.vector, request.options
+            more = {field.name for field, _ in options.ListFields()} - _NEARLY_PLAIN
+            if request.snapshot or not vector.packed or more:
+                return None
+            x_QD, _ = self._vector(request.query)
+            count, effort = self._count(options, 1), self._effort(options)
+        except (DecodeError, VicinalError):
+            return None
+        # Written once more, nothing is there twice: the vector stands where a plain writer puts it.
+        single, size = self._single(count, effort), x_QD.nbytes
+        if single is None or request.SerializeToString() != raw or sys.byteorder != "little":
+            return None
+        inner = b"\n" + length_bytes(size)
+        middle = b"\x1a" + length_bytes(vector.ByteSize()) + inner
+        head = b"\n" + length_bytes(request.query.ByteSize()) + middle
+        if not raw.startswith(head):
+            return None
+        plan = self._plan(count, effort)
+        shape = _Shape(head=head, tail=raw[len(head) + size :], count=count, plan=plan, single=single)
+        if len(self._shapes) >= _MAX_SHAPES:
+            self._shapes.clear()
+        self._shapes[len(raw)] = shape
+        return shape
+
+    def _single(self, count: int, effort: int) -> SingleSearch | None:
+        key = (count, effort)
+        if key not in self._singles:
+            if len(self._singles) >= _MAX_SHAPES:
+                self._singles.clear()
+            snapshot = self._snapshot
+            self._singles[key] = snapshot.single(count, effort=effort) if isinstance(snapshot, Snapshot) else None
+        return self._singles[key]
+
+    def _effort(self, options: types_pb2.SearchOptions) -> int:
+        """Returns the effort that nearly plain options ask for."""
+        effort = options.effort if options.HasField("effort") else None
+        target_recall = options.target_recall if options.HasField("target_recall") else None
+        return resolve_effort(self._snapshot, SearchOptions(effort=effort, target_recall=target_recall))
 
     def many(self, queries: Sequence[types_pb2.Query], *, options: types_pb2.SearchOptions) -> list[bytes]:
         """Answers several vector queries with one call of the index.
@@ -173,14 +178,15 @@ class FastPath:
         x_QD = np.concatenate([self._vector(query)[0] for query in queries])
         found = self._snapshot.search(x_QD, neighbor_count=neighbor_count)
         rows_QK, scores_QK, counts = found.rows_QK, found.scores_QK, found.counts_Q.tolist()
+        plan = self._plan(neighbor_count, self._snapshot.default_effort)
         return [
-            self._reply(rows_QK[place, :count], scores_QK[place, :count], neighbor_count)
+            self._reply(rows_QK[place, :count], scores_QK[place, :count], neighbor_count, plan)
             for place, count in enumerate(counts)
         ]
 
-    def _reply(self, rows_K: I64Array, scores_K: F32Array, count: int) -> bytes:
+    def _reply(self, rows_K: I64Array, scores_K: F32Array, count: int, plan: bytes) -> bytes:
         neighbors = self._neighbors(self._ids.pieces(rows_K), scores_K.tobytes())
-        reply = b"".join((b"\n", _length(len(neighbors)), neighbors, self._ref, self._plan(count)))
+        reply = b"".join((b"\n", length_bytes(len(neighbors)), neighbors, self._ref, plan))
         if len(rows_K) < count:
             return reply
         return reply + self._token(len(rows_K), int(rows_K[-1]), float(scores_K[-1]))
@@ -204,9 +210,9 @@ class FastPath:
             neighbors = self._neighbors(
                 pieces[start : start + 2 * count], scores[size * place : size * place + 4 * count]
             )
-            result = _length(len(neighbors))
-            reply += (b"\n", _length(len(neighbors) + len(result) + 1), b"\n", result, neighbors)
-        return b"".join((*reply, self._ref, self._plan(neighbor_count)))
+            result = length_bytes(len(neighbors))
+            reply += (b"\n", length_bytes(len(neighbors) + len(result) + 1), b"\n", result, neighbors)
+        return b"".join((*reply, self._ref, self._plan(neighbor_count, self._snapshot.default_effort)))
 
     def vectors(self, x_QD: F32Array, message: types_pb2.SearchOptions) -> tuple[Neighbors, int]:
         """Searches for a batch of vectors with plain options.
@@ -264,30 +270,28 @@ class FastPath:
     def _neighbors(self, pieces: Sequence[bytes | memoryview], scores: bytes) -> bytes:
         if not scores:
             return b""
-        return b"".join((*pieces, b"\x12", _length(len(scores)), scores))
+        return b"".join((*pieces, b"\x12", length_bytes(len(scores)), scores))
 
-    def _plan(self, count: int) -> bytes:
-        # What a plan says depends on the count alone here: many neighbors are cheaper to find exactly.
-        plan = self._plans.get(count)
+    def _plan(self, count: int, effort: int) -> bytes:
+        # What a plan says depends on these alone here: many neighbors are cheaper to find exactly.
+        plan = self._plans.get((count, effort))
         if plan is None:
             snapshot = self._snapshot
-            effort = snapshot.default_effort
             is_exact = snapshot.is_exact(count, effort)
             message = pb.SearchPlan(
                 strategy="exact" if is_exact else "index",
                 effort=0 if is_exact else effort,
                 expected_recall=1.0 if is_exact else snapshot.expected_recall(effort),
             )
-            plan = self._plans[count] = pb.SearchResponse(plan=message).SerializeToString()
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[count, effort] = pb.SearchResponse(plan=message).SerializeToString()
         return plan
 
     def _token(self, offset: int, row: int, score: float) -> bytes:
         text = f'{{"offset":{offset},"row":{row},"score":{score!r},{self._token_tail}'
-        token = b2a_base64(text.encode(), newline=False).translate(_URL_SAFE)
-        return b'"' + _length(len(token)) + token
-
-
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+        token = url_safe_base64(text.encode())
+        return b'"' + length_bytes(len(token)) + token
 
 
 def is_plain(options: types_pb2.SearchOptions) -> bool:

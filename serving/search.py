@@ -53,9 +53,10 @@ class Searcher:
         call.check()
         own_rows_Q = None if request.options.include_query_item else resolved.own_rows_Q
         columns = self._columns(generation, options)
-        found, plan = search_index(
-            generation.snapshot, resolved.x_QD, options, exclude_rows=own_rows_Q, columns=columns
-        )
+        with call.part("search"):
+            found, plan = search_index(
+                generation.snapshot, resolved.x_QD, options, exclude_rows=own_rows_Q, columns=columns
+            )
         count = int(found.counts_Q[0])
         neighbors = encode_neighbors(
             generation.snapshot.items,
@@ -96,7 +97,10 @@ class Searcher:
         if good_Q.size:
             good_x_QD = x_QD if good_Q.size == len(x_QD) else x_QD[good_Q]
             columns = self._columns(generation, options)
-            found, plan = search_index(generation.snapshot, good_x_QD, options, exclude_rows=rows_Q, columns=columns)
+            with call.part("search"):
+                found, plan = search_index(
+                    generation.snapshot, good_x_QD, options, exclude_rows=rows_Q, columns=columns
+                )
             reply.plan.CopyFrom(encode_plan(plan, bridged=resolved.bridged))
             call.check()
             encoded = iter(encode_all(generation.snapshot.items, found, full=full))

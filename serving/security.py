@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 
 from serving.access import CertificateGate, KeyFile, KeyGate, Role
+from serving.calls import Gatekeeper
 from serving.config import ServeConfig, TlsConfig
-from serving.wiring import Gatekeeper
 from vicinal.errors import InvalidConfigError
 
 logger = logging.getLogger(__name__)

@@ -12,19 +12,23 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.admission import Admission
 from serving.board import Board
 from serving.bridges import Bridges
-from serving.config import ServeConfig
+from serving.calls import Context, Gatekeeper, Observer, Wiring
+from serving.config import LimitsConfig, ServeConfig
 from serving.context import ServingContext
 from serving.generation import Generation
 from serving.generations import Generations
+from serving.http2.link import Limits as Http2Limits
+from serving.http2.server import Http2Server
 from serving.place import Place
 from serving.probe import keep_probing
 from serving.queries import Queries
-from serving.wiring import Context, Gatekeeper, Observer, Wiring, service_handler
+from serving.traces import make_traces
+from serving.wiring import service_handler
 from serving.worker import core_count
 from vicinal.errors import NoActiveSnapshotError, UnavailableError
 from vicinal.store import Store
@@ -56,15 +60,19 @@ class Anybody:
     """Lets every caller in; the client is its address.
 
     Args:
-        named: whether the address is wanted; else nobody has a name.
+        limits: may bound what is in flight for each client; then the address is wanted.
+        named: whether the address is wanted anyway; else nobody has a name.
     """
 
-    def __init__(self, *, named: bool) -> None:
+    def __init__(self, limits: LimitsConfig, *, named: bool) -> None:
+        self._limits = limits
         self._named = named
 
     def admit(self, method: str, context: Context) -> str:  # noqa: ARG002 - the shape of a gatekeeper
         """Returns the address of the caller."""
-        return str(context.peer()).rpartition(":")[0] if self._named else ""
+        if not self._named and self._limits.max_in_flight_per_client >= self._limits.max_in_flight:
+            return ""
+        return str(context.peer()).rpartition(":")[0]
 
 
 class Server:
@@ -111,17 +119,17 @@ class Server:
             place=self.place,
             pool=self._pool,
         )
-        shared = config.limits.max_in_flight_per_client < config.limits.max_in_flight
         self._wiring = Wiring(
             admission=self.admission,
-            gatekeeper=gatekeeper or Anybody(named=bool(observers) or shared),
+            gatekeeper=gatekeeper or Anybody(config.limits, named=bool(observers)),
             identify=bool(observers),
             observers=(self.place, *observers),
-            default_timeout_s=config.limits.default_timeout_s,
+            limits=config.limits,
+            traces=make_traces(config.observe),
             secrets=((str(store.root.resolve()), "WORKSPACE"), (str(store.root), "WORKSPACE")),
         )
         self._health = health.aio.HealthServicer()
-        self._grpc: grpc.aio.Server | None = None
+        self._grpc: grpc.aio.Server | Http2Server | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._servicers: list[object] = []
 
@@ -141,10 +149,14 @@ class Server:
         """
         with contextlib.suppress(NoActiveSnapshotError):
             await self.generations.follow()
-        self._grpc = server = grpc.aio.server(options=_options(self.config, reuse_port=reuse_port))
+        self._grpc = server = _transport(self.config, reuse_port=reuse_port, tls=credentials is not None)
         names = self._add_services(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        # The stubs of grpc know its own server alone, and have none for reflection.
+        anyhow: Any = server
+        add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, anyhow)
+        reflected = reflection.aio.ReflectionServicer([*names, health.SERVICE_NAME, reflection.SERVICE_NAME])
+        add_reflection(reflected, anyhow)
         self.generations.listeners.append(self._on_swap)
         port = self._bind(server, credentials)
         await server.start()
@@ -173,10 +185,12 @@ class Server:
             close = getattr(servicer, "close", None)
             if close is not None:
                 close()
+        if self._wiring.traces is not None:
+            await asyncio.to_thread(self._wiring.traces.close)
         self.generations.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _add_services(self, server: grpc.aio.Server) -> list[str]:
+    def _add_services(self, server: grpc.aio.Server | Http2Server) -> list[str]:
         names = []
         for descriptor, place in _FILES:
             servicer = _servicer(place, self._context)
@@ -186,18 +200,20 @@ class Server:
                 names.append(service.full_name)
         return names
 
-    def _bind(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
+    def _bind(self, server: grpc.aio.Server | Http2Server, credentials: grpc.ServerCredentials | None) -> int:
         listen = self.config.listen
         host = f"[{listen.host}]" if ":" in listen.host and not listen.host.startswith(("[", "unix:")) else listen.host
         address = host if host.startswith("unix:") else f"{host}:{listen.port}"
         try:
-            port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+            if credentials is None:
+                return server.add_insecure_port(address)
+            assert isinstance(server, grpc.aio.Server), "our own transport is for plain text alone"
+            return server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {address}: the port is taken or the address is not of this machine; "
                 "choose another with --port"
             ) from error
-        return port
 
     async def _set_health(self, names: Sequence[str]) -> None:
         ready = not self._empty()
@@ -231,6 +247,17 @@ def _servicer(place: str, context: ServingContext) -> object | None:
         return None
     servicer: object = getattr(import_module(module), name)(context)
     return servicer
+
+
+def _transport(config: ServeConfig, *, reuse_port: bool, tls: bool) -> grpc.aio.Server | Http2Server:
+    if tls or config.listen.transport == "grpc":
+        return grpc.aio.server(options=_options(config, reuse_port=reuse_port))
+    limits = config.limits
+    # More calls than are let in, so that the others hear that the server is busy.
+    streams = 4 * limits.max_in_flight + limits.max_streams
+    return Http2Server(
+        Http2Limits(message_bytes=limits.max_message_mib * 2**20, streams=streams), reuse_port=reuse_port
+    )
 
 
 def _options(config: ServeConfig, *, reuse_port: bool) -> list[tuple[str, Any]]:

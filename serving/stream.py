@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from serving.config import LimitsConfig
 from serving.context import Call
-from serving.fast import FastPath, is_plain, varint
+from serving.fast import FastPath, is_plain
+from serving.wire_bytes import varint
 from vicinal.codec import encode_error
 from vicinal.errors import VicinalError
 from vicinal.v1 import search_service_pb2 as pb

@@ -23,12 +23,13 @@ from serving.board import Board
 from serving.config import ServeConfig
 from serving.place import Place
 from serving.port import PortGuard
+from serving.reload import Source, reload
 from serving.worker import Announce, Duty, run_worker, write_ready_file
 from vicinal.errors import InternalError, UnavailableError, VicinalError, by_reason
 from vicinal.store import Store
 
 logger = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 _LOOK_S = 0.2
 _QUICK_DEATH_S = 5.0
 _LONGEST_PAUSE_S = 10.0
@@ -60,14 +61,23 @@ class Supervisor:
         worker_count: workers to run, at least 1.
         fixed: serve this snapshot alone; empty follows the alias.
         ready_file: written when every worker answers.
+        source: reads the configuration anew on SIGHUP; None: SIGHUP ends the server.
     """
 
     def __init__(
-        self, store: Store, config: ServeConfig, *, worker_count: int, fixed: str = "", ready_file: Path | None = None
+        self,
+        store: Store,
+        config: ServeConfig,
+        *,
+        worker_count: int,
+        fixed: str = "",
+        ready_file: Path | None = None,
+        source: Source | None = None,
     ) -> None:
         self._store = store
         self._config = config
         self._fixed = fixed
+        self._source = source
         self._ready_file = ready_file
         self._workers = [_Worker(number=number) for number in range(worker_count)]
         self._worker_count = worker_count
@@ -112,7 +122,9 @@ class Supervisor:
             self._start(worker)
         while True:
             found = signal.sigtimedwait(_SIGNALS, _LOOK_S)
-            if found is not None and found.si_signo in {signal.SIGTERM, signal.SIGINT}:
+            if found is not None and found.si_signo == signal.SIGHUP and self._source is not None:
+                self._reload(self._source)
+            elif found is not None and found.si_signo != signal.SIGCHLD:
                 logger.info("stopping %d workers", len(self._workers))
                 return
             self._listen()
@@ -121,6 +133,15 @@ class Supervisor:
                 if not worker.pid and time.monotonic() >= worker.again_s:
                     self._start(worker)
             self._announce()
+
+    def _reload(self, source: Source) -> None:
+        # Workers that are started later inherit what is changed here.
+        if not reload(self._config, source):
+            return
+        for worker in self._workers:
+            if worker.pid and worker.number != _METRICS and worker.snapshot is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGHUP)
 
     def _start(self, worker: _Worker) -> None:
         ready, ready_end = os.pipe()
@@ -136,6 +157,8 @@ class Supervisor:
         code = 1
         try:
             os.close(self._life[1])
+            # Until the worker's own handler is there, and for good where there is none.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
             def announce(_port: int, snapshot: str) -> None:
@@ -151,6 +174,7 @@ class Supervisor:
                     announce=announce,
                     place=Place(board=self._board, number=number, life_fd=self._life[0]),
                     life_fd=self._life[0],
+                    source=self._source,
                 )
             )
             code = 0

@@ -11,71 +11,29 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.admission import Admission
+from serving.calls import AT_ONCE, OTHERWISE, REQUEST_ID_KEY, AtOnce, Context, Quick, Reply, Wiring
 from serving.context import Call
-from serving.failures import bug_of, one_line, without_secrets
+from serving.failures import bug_of, one_line, unimplemented, unimplemented_stream, without_secrets
 from vicinal.codec import STATUS_KEY, encode_status
 from vicinal.errors import (
     CancelledError,
     Code,
     DeadlineExceededError,
     InvalidArgumentError,
-    UnimplementedError,
     VicinalError,
 )
 
 logger = logging.getLogger(__name__)
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Reply: TypeAlias = Message | bytes
-REQUEST_ID_KEY = "x-request-id"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _MAX_REQUEST_ID = 64
-
-
-class Gatekeeper(Protocol):
-    """Says who calls, and whether they may."""
-
-    def admit(self, method: str, context: Context) -> str:
-        """Returns the name of the client.
-
-        Raises:
-            UnauthenticatedError: no valid key.
-            PermissionDeniedError: the key does not allow this method.
-        """
-
-
-class Observer(Protocol):
-    """Is told of every call."""
-
-    def observe(self, call: Call, code: int, seconds: float) -> None:
-        """Takes note of a call that ended, with its status code (0 for OK) and duration."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
-    """What all calls of a worker share."""
-
-    admission: Admission
-    """Bounds what is in flight."""
-    gatekeeper: Gatekeeper
-    """Knows the callers."""
-    observers: tuple[Observer, ...]
-    """Are told of every call."""
-    default_timeout_s: float
-    """Deadline of a call that came without one."""
-    identify: bool = False
-    """Whether every call needs its request id, as an access log does; else only failed ones have one."""
-    secrets: tuple[tuple[str, str], ...] = ()
-    """Texts that no message may hold, and what stands for them, such as the path of the workspace."""
 
 
 def service_handler(descriptor: ServiceDescriptor, servicer: object | None, wiring: Wiring) -> grpc.GenericRpcHandler:
@@ -83,46 +41,30 @@ def service_handler(descriptor: ServiceDescriptor, servicer: object | None, wiri
 
     Args:
         descriptor: the service of the contract.
-        servicer: has a coroutine for each RPC, by its name; None has none.
+        servicer: has a coroutine for each RPC, by its name; None has none. Its ``quick``, if it has one, names what
+            answers an RPC without a coroutine, see ``Quick``.
         wiring: what all calls share.
     """
+    quick: Mapping[str, Quick] = getattr(servicer, "quick", {})
     handlers = {
-        method.name: _handler(method, getattr(servicer, method.name, None), wiring) for method in descriptor.methods
+        method.name: _handler(method, getattr(servicer, method.name, None), wiring, quick.get(method.name))
+        for method in descriptor.methods
     }
     return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
 
-def _handler(method: MethodDescriptor, function: Any, wiring: Wiring) -> "grpc.RpcMethodHandler[Any, Any]":
+def _handler(
+    method: MethodDescriptor, function: Any, wiring: Wiring, quick: Quick | None
+) -> "grpc.RpcMethodHandler[Any, Any]":
     name = f"/{method.containing_service.full_name}/{method.name}"
     wire = _Wire(name, GetMessageClass(method.input_type), wiring)
     if method.client_streaming and method.server_streaming:
-        return grpc.stream_stream_rpc_method_handler(wire.stream_stream(function or _unimplemented_stream(name)))
+        return grpc.stream_stream_rpc_method_handler(wire.stream_stream(function or unimplemented_stream(name)))
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(wire.unary_stream(function or _unimplemented_stream(name)))
+        return grpc.unary_stream_rpc_method_handler(wire.unary_stream(function or unimplemented_stream(name)))
     if method.client_streaming:
-        return grpc.stream_unary_rpc_method_handler(wire.stream_unary(function or _unimplemented(name)))
-    return grpc.unary_unary_rpc_method_handler(wire.unary_unary(function or _unimplemented(name)))
-
-
-def _refusal(name: str) -> UnimplementedError:
-    return UnimplementedError(f"this server does not answer {name.rpartition('/')[2]} yet; see docs/api.md")
-
-
-def _unimplemented(name: str) -> Callable[[Any, Call], Awaitable[Reply]]:
-    async def refuse(request: Any, call: Call) -> Reply:  # noqa: ARG001 - the shape of a servicer's method
-        raise _refusal(name)
-
-    return refuse
-
-
-def _unimplemented_stream(name: str) -> Callable[[Any, Call], AsyncIterator[Reply]]:
-    async def refuse(requests: Any, call: Call) -> AsyncIterator[Reply]:  # noqa: ARG001 - the shape of a method
-        nothing: tuple[Reply, ...] = ()
-        for reply in nothing:
-            yield reply
-        raise _refusal(name)
-
-    return refuse
+        return grpc.stream_unary_rpc_method_handler(wire.stream_unary(function or unimplemented(name)))
+    return grpc.unary_unary_rpc_method_handler(wire.unary_unary(function or unimplemented(name), quick))
 
 
 class _Wire:
@@ -135,40 +77,74 @@ class _Wire:
         self._prefix = os.urandom(4).hex()
         self._counter = itertools.count(1)
 
-    def unary_unary(self, function: Callable[[Any, Call], Awaitable[Reply]]) -> Any:
-        """Wraps a coroutine that answers one request; the way of most calls, so everything is at hand."""
-        wiring, name = self._wiring, self._name
-        admission, admit, observers = wiring.admission, wiring.gatekeeper.admit, wiring.observers
+    def unary_unary(self, function: Callable[[Any, Call], Awaitable[Reply]], quick: Quick | None = None) -> Any:
+        """Wraps a coroutine that answers one request.
 
-        async def handle(raw: bytes, context: Context) -> bytes:
+        Args:
+            function: the coroutine.
+            quick: is asked first; what it answers needs no deadline, no decoding and no call of its own.
+        """
+        at_once = None if quick is None else self._at_once(quick)
+
+        async def otherwise(raw: bytes, context: Context) -> bytes:
             started_s = time.monotonic()
-            remaining_s = _remaining_s(context)
-            call = self._call(context, started_s, remaining_s)
+            call = self._call(context, started_s)
             try:
-                call.client = admit(name, context)
-                admission.enter(call.client)
-                try:
-                    if remaining_s is not None:
-                        # gRPC itself ends the call at the caller's deadline.
-                        reply = await function(self._decode(raw), call)
-                    else:
-                        reply = await self._in_time(function(self._decode(raw), call))
-                finally:
-                    admission.leave(call.client)
+                with self._admitted(call, context):
+                    with call.part("decode"):
+                        request = self._decode(raw)
+                    work = function(request, call)
+                    # gRPC itself ends the call at the caller's deadline.
+                    reply = await (work if _remaining_s(context) is not None else self._in_time(work))
+                with call.part("reply"):
+                    answer = reply if isinstance(reply, bytes) else reply.SerializeToString()
             except BaseException as error:  # noqa: BLE001 - every error is answered or raised again
                 await self._fail(error, call, context, started_s)
-            for observer in observers:
-                observer.observe(call, 0, time.monotonic() - started_s)
-            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+            self._note(call, 0, started_s)
+            return answer
 
+        if at_once is None:
+            return otherwise
+
+        async def handle(raw: bytes, context: Context) -> bytes:
+            answer = at_once(raw, context)
+            return await otherwise(raw, context) if answer is None else answer
+
+        handle.__dict__.update({AT_ONCE: at_once, OTHERWISE: otherwise})
         return handle
+
+    def _at_once(self, quick: Quick) -> AtOnce:
+        """Returns what most calls take: it answers without a task, or leaves everything to the coroutine."""
+        wiring, name, now_s = self._wiring, self._name, time.monotonic
+        admission, admit, observers = wiring.admission, wiring.gatekeeper.admit, wiring.observers
+        traces = wiring.traces
+        anonymous = Call(method=name, request_id="", client="", deadline_s=float("inf"))
+
+        def answer(raw: bytes, context: Context) -> bytes | None:
+            started_s = now_s()
+            try:
+                if not admission.has_room(admit(name, context)) or (traces is not None and traces.wants(context)):
+                    return None
+                reply = quick(raw)
+            except Exception:  # noqa: BLE001 - the coroutine comes to the same error, and answers it
+                return None
+            if reply is not None:
+                seconds, call = now_s() - started_s, anonymous
+                if wiring.identify:
+                    call = self._call(context, started_s)
+                    call.client = admit(name, context)
+                for observer in observers:
+                    observer.observe(call, 0, seconds)
+            return reply
+
+        return answer
 
     def stream_unary(self, function: Callable[[Any, Call], Awaitable[Reply]]) -> Any:
         """Wraps a coroutine that answers a stream of requests at its end."""
 
         async def handle(raws: AsyncIterator[bytes], context: Context) -> bytes:
             started_s = time.monotonic()
-            call = self._call(context, started_s, _remaining_s(context))
+            call = self._call(context, started_s)
             try:
                 with self._admitted(call, context):
                     reply = await self._in_time(function(self._decode_all(raws), call))
@@ -199,7 +175,7 @@ class _Wire:
 
     async def _stream(self, answer: Callable[[Call], AsyncIterator[Reply]], context: Context) -> AsyncIterator[bytes]:
         started_s = time.monotonic()
-        call = self._call(context, started_s, _remaining_s(context) or float("inf"))
+        call = self._call(context, started_s, unlimited_s=float("inf"))
         try:
             with self._admitted(call, context, stream=True):
                 async for reply in answer(call):
@@ -208,14 +184,17 @@ class _Wire:
             await self._fail(error, call, context, started_s)
         self._note(call, 0, started_s)
 
-    def _call(self, context: Context, started_s: float, remaining_s: float | None) -> Call:
+    def _call(self, context: Context, started_s: float, *, unlimited_s: float | None = None) -> Call:
+        remaining_s = _remaining_s(context)
         if remaining_s is None:
-            remaining_s = self._wiring.default_timeout_s
+            remaining_s = self._wiring.limits.default_timeout_s if unlimited_s is None else unlimited_s
+        traces = self._wiring.traces
         return Call(
             method=self._name,
             request_id=self._request_id(context) if self._wiring.identify else "",
             client="",
             deadline_s=started_s + remaining_s,
+            trace=traces.begin(self._name, context) if traces is not None else None,
         )
 
     def _request_id(self, context: Context) -> str:
@@ -244,10 +223,10 @@ class _Wire:
 
     async def _in_time(self, work: Awaitable[Reply]) -> Reply:
         try:
-            return await asyncio.wait_for(work, self._wiring.default_timeout_s)
+            return await asyncio.wait_for(work, self._wiring.limits.default_timeout_s)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                f"no answer within the server's {self._wiring.default_timeout_s:g} s; give the call a deadline"
+                f"no answer within the server's {self._wiring.limits.default_timeout_s:g} s; give the call a deadline"
             ) from error
 
     def _decode(self, raw: bytes) -> Message:
@@ -276,11 +255,12 @@ class _Wire:
 
     def _note(self, call: Call, code: int, started_s: float) -> None:
         seconds = time.monotonic() - started_s
+        if call.trace is not None:
+            call.trace.end(int(code), call.request_id)
         for observer in self._wiring.observers:
             observer.observe(call, int(code), seconds)
 
 
 def _remaining_s(context: Any) -> float | None:
-    # The stubs of grpc leave out that a call may have no deadline.
-    remaining_s: float | None = context.time_remaining()
+    remaining_s: float | None = context.time_remaining()  # the stubs leave out that there may be none
     return remaining_s

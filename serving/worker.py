@@ -1,6 +1,7 @@
 """One worker process: its event loop, its signals, and the word that it is ready."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.config import ServeConfig
+from serving.reload import Source, reload
 from vicinal.store import Store
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Duty:
     """Its place among the workers; None when it is alone."""
     life_fd: int | None = None
     """End of a pipe that closes when the supervisor is gone; None when there is none."""
+    source: Source | None = None
+    """Reads the configuration anew on SIGHUP; None: there is no file of it, and SIGHUP ends the server."""
 
 
 def set_up_logging(level: str) -> None:
@@ -75,7 +79,9 @@ def write_ready_file(path: Path | None, *, host: str, port: int, snapshot: str) 
     temporary.replace(path)
 
 
-def run_alone(store: Store, config: ServeConfig, *, fixed: str = "", ready_file: Path | None = None) -> None:
+def run_alone(
+    store: Store, config: ServeConfig, *, fixed: str = "", ready_file: Path | None = None, source: Source | None = None
+) -> None:
     """Serves in this process until SIGTERM or SIGINT.
 
     Args:
@@ -83,6 +89,7 @@ def run_alone(store: Store, config: ServeConfig, *, fixed: str = "", ready_file:
         config: the resolved configuration.
         fixed: serve this snapshot alone; empty follows the alias.
         ready_file: written when the server answers.
+        source: reads the configuration anew on SIGHUP.
 
     Raises:
         VicinalError: the port or the snapshot cannot be opened.
@@ -93,7 +100,7 @@ def run_alone(store: Store, config: ServeConfig, *, fixed: str = "", ready_file:
         logger.info("serving %s on %s:%d", snapshot or "nothing yet; run: vicinal publish", host, port)
         write_ready_file(ready_file, host=host, port=port, snapshot=snapshot)
 
-    run_worker(Duty(store=store, config=config, fixed=fixed, announce=announce))
+    run_worker(Duty(store=store, config=config, fixed=fixed, announce=announce, source=source))
 
 
 def run_worker(duty: Duty) -> None:
@@ -137,6 +144,8 @@ async def _serve(duty: Duty) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if duty.source is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload, duty.config, duty.source)
     if duty.life_fd is not None:
         loop.add_reader(duty.life_fd, stop.set)
     server = Server(
@@ -153,6 +162,9 @@ async def _serve(duty: Duty) -> None:
     port = await server.start(reuse_port=duty.place is not None, credentials=make_credentials(duty.config.tls))
     _enter(server)
     duty.announce(port, server.serving())
+    # What is there now stays: no collection walks through it again while calls wait.
+    gc.collect()
+    gc.freeze()
     await stop.wait()
     if duty.life_fd is not None:
         loop.remove_reader(duty.life_fd)

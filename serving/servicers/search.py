@@ -41,13 +41,24 @@ class SearchServicer:
         self._searcher = Searcher(context.config.limits, context.queries, context.store)
         self._images = ImageEmbedder(context.config.limits, run=context.run, slab=context.place.slab)
         self._fast: tuple[Generation | None, FastPath | None] = (None, None)
+        self.quick = {"Search": self.search_plain}
+        """What answers an RPC from the bytes of its request alone, by name."""
+
+    def search_plain(self, raw: bytes) -> bytes | None:
+        """Answers Search for a vector and a count, as most callers ask; None for every other request."""
+        try:
+            fast = self._fast_path()
+        except VicinalError:
+            return None
+        return None if fast is None else fast.answer(raw)
 
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse | bytes:
         """Finds the neighbors of one query."""
         fast = self._fast_path() if not request.snapshot and is_plain(request.options) else None
         if fast is not None and request.query.WhichOneof("query") in _CHEAP and fast.takes(request.query):
             # Under a millisecond: no thread is worth its switch.
-            return fast.search(request)
+            with call.part("search"):
+                return fast.search(request)
         name = request.snapshot
         if request.options.page_token:
             name = decode_page(request.options.page_token, snapshot=name).snapshot
@@ -55,7 +66,8 @@ class SearchServicer:
         if request.query.WhichOneof("query") == "content":
             request = await self._with_vector(generation, request, call)
             if fast is not None and generation is self._context.generations.current():
-                return fast.search(request)
+                with call.part("search"):
+                    return fast.search(request)
         if self._is_quick(generation, request):
             return self._searcher.search(generation, request, call)
         return await self._context.run(self._searcher.search, generation, request, call)
@@ -84,7 +96,8 @@ class SearchServicer:
         return await self._context.run(_encode_embeddings, generation, request, found)
 
     async def _with_vector(self, generation: Generation, request: pb.SearchRequest, call: Call) -> pb.SearchRequest:
-        x_D = await self._images.embed(generation, request.query.content, call)
+        with call.part("embed"):
+            x_D = await self._images.embed(generation, request.query.content, call)
         call.check()
         query = types_pb2.Query(vector=encode_vector(x_D))
         return pb.SearchRequest(query=query, options=request.options, snapshot=request.snapshot)
@@ -113,7 +126,8 @@ class SearchServicer:
                 with contextlib.suppress(InvalidVectorError, DimensionMismatchError):
                     fast = self._fast_of(generation)
                     take_free_cores(self._context.place.board)
-                    found, wanted = fast.vectors(x_QD, request.options)
+                    with call.part("search"):
+                        found, wanted = fast.vectors(x_QD, request.options)
                     call.check()
                     return fast.batch(found, neighbor_count=wanted)
         # The general path: queries of other forms, further options, and an error for each wrong vector.

@@ -8,10 +8,11 @@ import pytest
 
 from serving.config import LimitsConfig
 from serving.context import Call
-from serving.fast import FastPath, IdBytes, is_plain, varint
+from serving.fast import FastPath, is_plain
 from serving.generation import open_generation
 from serving.queries import Queries
 from serving.search import Searcher
+from serving.wire_bytes import IdBytes, varint
 from tests.serving.conftest import add_snapshot, make_items, make_vectors
 from vicinal import item_table, items
 from vicinal.codec import encode_vector, encode_vectors
@@ -134,7 +135,7 @@ def test_options_that_say_more_are_not_plain() -> None:
 def test_ids_of_tables_of_several_batches_come_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (items, item_table):
         monkeypatch.setattr(module, "BATCH_ROWS", 7)
-    monkeypatch.setattr("serving.fast.BATCH_ROWS", 7)
+    monkeypatch.setattr("serving.wire_bytes.BATCH_ROWS", 7)
     items.write_items(tmp_path, make_items(40))
     table = item_table.ItemTable(tmp_path)
     rows_M = np.array([39, 0, 6, 7, 8, 21], dtype=np.int64)

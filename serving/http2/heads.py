@@ -1,0 +1,159 @@
+"""Headers of calls: read with a memory for those that come again, and written as fixed bytes."""
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hpack import Decoder, HPACKError
+
+from serving.http2.frames import ConnectionFaultError, ErrorCode
+
+_MAX_LIST_BYTES = 65_536
+_MAX_KNOWN = 64
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_OWN = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"})
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the headers of a call say."""
+
+    path: str
+    """Full name of the RPC, such as ``/vicinal.v1.SearchService/Search``."""
+    timeout_s: float | None
+    """How long the caller waits; None without end."""
+    encoding: str
+    """How its messages are compressed, such as ``gzip``; empty not at all."""
+    metadata: Metadata
+    """Everything else, without what belongs to HTTP and gRPC."""
+    http_status: int
+    """200 where this is a call of gRPC; else the status that says why not."""
+
+
+class HeadReader:
+    """Reads the headers of one connection, which has a table that its headers refer to."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(max_header_list_size=_MAX_LIST_BYTES)
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, block: bytes) -> Head:
+        """Returns what a block of headers says.
+
+        Raises:
+            ConnectionFaultError: it cannot be read, and so no block after it can.
+        """
+        head = self._known.get(block)
+        if head is not None:
+            return head
+        entries = self._decoder.header_table.dynamic_entries
+        before = (len(entries), entries[0] if entries else None)
+        try:
+            fields = self._decoder.decode(block, raw=True)
+        except (HPACKError, UnicodeDecodeError) as error:
+            raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, "the headers cannot be read") from error
+        entries = self._decoder.header_table.dynamic_entries
+        after = (len(entries), entries[0] if entries else None)
+        head = _head_of(fields)
+        # A block that changes the table means something else the next time, and so may those before it.
+        if before[0] != after[0] or before[1] is not after[1] or len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        else:
+            self._known[block] = head
+        return head
+
+
+def _head_of(fields: Iterable[Any]) -> Head:
+    words: dict[str, str] = {}
+    metadata: list[tuple[str, str | bytes]] = []
+    for raw_name, raw_value in fields:
+        name, value = bytes(raw_name).decode("latin-1"), bytes(raw_value).decode("latin-1")
+        if name.startswith(":") or name in _OWN:
+            words[name] = value
+        elif name.endswith("-bin"):
+            metadata += ((name, part) for part in _binary(value))
+        else:
+            metadata.append((name, value))
+    return Head(
+        path=words.get(":path", ""),
+        timeout_s=_timeout_s(words.get("grpc-timeout", "")),
+        encoding=words.get("grpc-encoding", "").replace("identity", ""),
+        metadata=tuple(metadata),
+        http_status=_http_status(words),
+    )
+
+
+def _http_status(words: dict[str, str]) -> int:
+    if words.get(":method") != "POST":
+        return 405
+    return 200 if words.get("content-type", "").startswith("application/grpc") else 415
+
+
+def _timeout_s(text: str) -> float | None:
+    # At most eight digits and a unit; whatever else comes is no deadline.
+    unit = _UNITS_S.get(text[-1:])
+    if unit is None or not text[:-1].isdecimal() or len(text) > 9:
+        return None
+    return int(text[:-1]) * unit
+
+
+def _binary(value: str) -> list[bytes]:
+    found = []
+    for part in value.split(","):
+        try:
+            found.append(base64.b64decode(part + "=" * (-len(part) % 4)))
+        except (binascii.Error, ValueError):
+            continue
+    return found
+
+
+def _length(size: int) -> bytes:
+    if size < 127:
+        return bytes((size,))
+    pieces, rest = bytearray((127,)), size - 127
+    while rest > 127:
+        pieces.append(rest & 127 | 128)
+        rest >>= 7
+    pieces.append(rest)
+    return bytes(pieces)
+
+
+def literal(name: str, value: str) -> bytes:
+    """Returns a field as it stands, which leaves the other end's table alone (RFC 7541, 6.2.2)."""
+    raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
+    return b"\0" + _length(len(raw_name)) + raw_name + _length(len(raw_value)) + raw_value
+
+
+OPENING = b"\x88" + literal("content-type", "application/grpc")
+"""Headers of every reply: status 200 (index 8 of the fixed table), and what follows is gRPC."""
+CLOSING = literal("grpc-status", "0")
+"""Trailers of a call that succeeded."""
+
+
+def plain_answer(status: int) -> bytes:
+    """Returns the headers of an answer to what is no call of gRPC."""
+    return literal(":status", str(status))
+
+
+def trailers(status: int, message: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> bytes:
+    """Returns the trailers of a call.
+
+    Args:
+        status: status code of gRPC, 0 for OK.
+        message: what happened, in words.
+        metadata: further fields; the names of bytes end in ``-bin``.
+    """
+    fields = [literal("grpc-status", str(status))]
+    if message:
+        fields.append(literal("grpc-message", _percent(message)))
+    for name, value in metadata:
+        text = value if isinstance(value, str) else base64.b64encode(value).decode().rstrip("=")
+        fields.append(literal(name.lower(), text))
+    return b"".join(fields)
+
+
+def _percent(message: str) -> str:
+    return "".join(chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in message.encode())

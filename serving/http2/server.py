@@ -1,0 +1,164 @@
+"""The server: listens, finds handlers, and ends in order; stands where ``grpc.aio.server`` does for plain text."""
+
+import asyncio
+import inspect
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+
+from serving.calls import AT_ONCE, OTHERWISE
+from serving.http2.connection import Connection
+from serving.http2.frames import ErrorCode
+from serving.http2.link import Limits, Link
+
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _CallDetails:
+    """What a generic handler is asked with."""
+
+    method: str
+    invocation_metadata: tuple[tuple[str, str], ...] = ()
+
+
+class Http2Server:
+    """Serves generic RPC handlers over HTTP/2 without TLS.
+
+    Args:
+        limits: what one connection may take.
+        reuse_port: share the port with other processes.
+    """
+
+    def __init__(self, limits: Limits, *, reuse_port: bool) -> None:
+        self._limits = limits
+        self._reuse_port = reuse_port
+        self._generic: list[Any] = []
+        self._known: dict[str, Any] = {}
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._links: set[Link] = set()
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Adds handlers; the first that knows a method answers it."""
+        self._generic += handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Adds the handlers of one service by the names of its methods."""
+        self._known |= {f"/{service}/{name}": _prepared(handler) for name, handler in handlers.items()}
+
+    def add_insecure_port(self, address: str) -> int:
+        """Opens a port.
+
+        Args:
+            address: ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:PATH``; port 0 takes a free one.
+
+        Returns:
+            The port; 1 for a path.
+
+        Raises:
+            RuntimeError: it cannot be opened.
+        """
+        try:
+            if address.startswith("unix:"):
+                self._sockets.append(_unix_socket(address.removeprefix("unix:").removeprefix("//")))
+                return 1
+            host, _, port = address.rpartition(":")
+            self._sockets.append(_tcp_socket(host.strip("[]"), int(port), reuse_port=self._reuse_port))
+            return int(self._sockets[-1].getsockname()[1])
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"cannot listen on {address}: {error}") from error
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        loop = asyncio.get_running_loop()
+        for opened in self._sockets:
+            server = await loop.create_server(
+                lambda: Connection(self._find, self._limits, self._links), sock=opened, backlog=_BACKLOG
+            )
+            self._servers.append(server)
+
+    async def stop(self, grace: float | None) -> None:
+        """Takes no more calls, lets those in progress end, and closes everything.
+
+        Args:
+            grace: seconds that they have; None or 0 ends them at once.
+        """
+        for server in self._servers:
+            server.close()
+        links = list(self._links)
+        for link in links:
+            link.go_away()
+        deadline_s = asyncio.get_running_loop().time() + (grace or 0)
+        while any(link.streams for link in links) and asyncio.get_running_loop().time() < deadline_s:
+            await asyncio.sleep(0.005)
+        tasks = [stream.task for link in links for stream in link.streams.values() if stream.task is not None]
+        for link in links:
+            for stream in list(link.streams.values()):
+                stream.finish(grpc.StatusCode.UNAVAILABLE.value[0], "the server is shutting down; retry on another")
+            link.close(ErrorCode.NO_ERROR, "the server is shutting down")
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _find(self, method: str) -> Any:
+        handler = self._known.get(method)
+        if handler is not None:
+            return handler
+        details: Any = _CallDetails(method)
+        for generic in self._generic:
+            found = generic.service(details)
+            if found is not None:
+                # Names that nobody answers are not remembered: there is no end to them.
+                prepared = self._known[method] = _prepared(found)
+                return prepared
+        return None
+
+
+def _prepared(handler: Any) -> Any:
+    function = handler.unary_unary
+    return SimpleNamespace(
+        request_streaming=handler.request_streaming,
+        response_streaming=handler.response_streaming,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+        unary_unary=getattr(function, OTHERWISE, function),
+        unary_stream=handler.unary_stream,
+        stream_unary=handler.stream_unary,
+        stream_stream=handler.stream_stream,
+        at_once=getattr(function, AT_ONCE, None) if inspect.iscoroutinefunction(function) else None,
+    )
+
+
+def _tcp_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    found: Sequence[Any] = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, place = found[0]
+    opened = socket.socket(family, kind, protocol)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6 and host in {"", "::"}:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        opened.bind(place)
+        opened.listen(_BACKLOG)
+        opened.settimeout(0)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _unix_socket(path: str) -> socket.socket:
+    place = Path(path)
+    if place.is_socket():
+        # What a server that was killed has left.
+        place.unlink()
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    opened.bind(path)
+    opened.listen(_BACKLOG)
+    opened.settimeout(0)
+    return opened
