@@ -64,7 +64,7 @@ def publish(
                 f"{snapshot.name} was not published: {listed}; what is served has not changed",
                 metadata={check.name: f"{check.value:g}" for check in failed},
             )
-        active = _activate(store, snapshot)
+        active = activate(store, snapshot)
     return PublishReport(active=active, checks=checks, seconds=time.perf_counter() - start)
 
 
@@ -82,15 +82,26 @@ def rollback(store: Store) -> Active:
     if before is None:
         raise SnapshotNotFoundError(f"no snapshot was served before {now.snapshot} that is still there")
     with Snapshot.open(store.path("snapshots", before), verify=True) as snapshot:
-        return _activate(store, snapshot)
+        return activate(store, snapshot)
 
 
-def _activate(store: Store, snapshot: Snapshot) -> Active:
+def activate(store: Store, snapshot: Snapshot) -> Active:
+    """Moves the alias to a snapshot that is open and was checked, and that of an engine of its own with it.
+
+    Args:
+        store: the workspace.
+        snapshot: the snapshot.
+
+    Raises:
+        FailedPreconditionError: it lacks changes that came through the API and are in no log any more.
+        UnavailableError: its engine cannot be told; nothing has changed.
+        StorageError: the disk is full; the alias has not changed.
+    """
     check_changes(store, snapshot)
-    # An engine of its own is told first: where it cannot follow, nothing changes.
-    activate = getattr(kinds.load(snapshot.kind), "activate", None)
-    if activate is not None:
-        activate(snapshot.path)
+    # The engine is told first: where it cannot follow, nothing changes.
+    follow = getattr(kinds.load(snapshot.kind), "activate", None)
+    if follow is not None:
+        follow(snapshot.path)
     return store.activate(snapshot.path.name)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from index.publish import activate
 from serving.generation import Generation, LoadEncoder, load_encoder, open_generation, renumber
 from serving.tails import Tails
 from serving.together import Together
@@ -179,10 +180,8 @@ class Generations:
             )
         async with self._lock:
             previous = self._current
-            path = self.store.path("snapshots", name)
-            if previous is None or previous.ref.name != f"snapshots/{path.name}":
-                await self._open_pinned(f"snapshots/{path.name}")
-            await self._in_loader(lambda: self.store.activate(path.name))
+            snapshot = (await self._open_pinned(name)).base
+            await self._in_loader(lambda: activate(self.store, snapshot))
             current = await self._follow()
             assert current is not None
             if self._together is not None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 
 from vicinal.artifact import storage_guard
@@ -40,8 +41,7 @@ _MOST_ID_BYTES = 1024
 _INSERT_BYTES = 1 << 24
 _QUERY_BYTES = 1 << 24
 _MOST_FOUND = 1 << 20
-_TIMEOUT_S = 60.0
-_BUILD_TIMEOUT_S = 86_400.0
+_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +118,9 @@ def _guarded(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except MilvusException as error:
-        reason = str(error.message).splitlines()[0][:300] if error.message else type(error).__name__
+    except (MilvusException, grpc.RpcError) as error:
+        said = str(error.message if isinstance(error, MilvusException) else error).strip()
+        reason = said.splitlines()[0][:300] if said else type(error).__name__
         raise UnavailableError(f"the Milvus server at {uri} failed: {reason}") from error
 
 
@@ -138,7 +139,7 @@ def write_collection(
     Raises:
         UnavailableError: the server failed or is out of space; the collection was dropped, as far as it lets us.
     """
-    with connected(place.uri, timeout_s=_BUILD_TIMEOUT_S) as client:
+    with connected(place.uri) as client:
         try:
             _create(client, place.collection, dimension=vectors_ND.shape[1], with_ids=bool(item_ids))
             _insert(client, place.collection, vectors_ND, item_ids)
@@ -295,8 +296,8 @@ class MilvusSearcher:
                     timeout=_TIMEOUT_S,
                 )
             for place, hits in enumerate(found, start=start):
-                rows = [int(hit["row"]) for hit in hits]
-                rows_QK[place, : len(rows)] = rows
+                # The primary keys, by whatever name the version of the server has for them.
+                rows_QK[place, : len(hits.ids)] = hits.ids
         return rows_QK
 
 
