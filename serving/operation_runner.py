@@ -29,13 +29,13 @@ from serving.operation_state import (
     LOG,
     OUTPUT,
     SUCCEEDED,
-    Failure,
     OperationState,
+    failure_of,
     interruption,
     read_state,
     write_state,
 )
-from vicinal.errors import Code
+from vicinal.errors import CancelledError, OperationFailedError
 
 _LOOK_S = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -186,16 +186,14 @@ def _ended(state: OperationState, watch: _Watch, why: str, before: dict[str, obj
         result = _result(watch.directory) or {"snapshot": published}
         return replace(ended, state=SUCCEEDED, progress=1.0, stage="done", result=result)
     if why == CANCELLED:
-        failure = Failure(code=int(Code.CANCELLED), reason="CANCELLED", message="cancelled; nothing has changed")
+        failure = failure_of(CancelledError("cancelled; what is served has not changed"))
     elif why == INTERRUPTED:
         failure = interruption("the server stopped")
     elif watch.error:
-        # Exit code 2 is the command line's word for a wrong argument.
-        status = Code.INVALID_ARGUMENT if code == 2 else Code.FAILED_PRECONDITION
-        failure = Failure(code=int(status), reason="OPERATION_FAILED", message=watch.error)
+        failure = failure_of(OperationFailedError(watch.error))
     else:
         failure = interruption(f"the process of the operation ended with code {code}")
-        why = FAILED if code > 0 else INTERRUPTED
+        why = INTERRUPTED
     return replace(ended, state=why or FAILED, stage=why or FAILED, failure=failure)
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vicinal.artifact import storage_guard, sync_path
-from vicinal.errors import Code, CorruptArtifactError
+from vicinal.errors import CorruptArtifactError, OperationInterruptedError, VicinalError
 
 FOLDER = "operations"
 LOCK = ".lock"
@@ -108,10 +108,15 @@ def write_state(directory: Path, state: OperationState) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def failure_of(error: VicinalError) -> Failure:
+    """Returns an error as it stands in a state."""
+    return Failure(code=int(error.code), reason=error.reason, message=error.message)
+
+
 def interruption(why: str) -> Failure:
     """Returns why an operation was not finished by whoever watched it."""
-    return Failure(
-        code=int(Code.ABORTED),
-        reason="INTERRUPTED",
-        message=f"{why}; nothing that is served has changed. Start it again: what was embedded is not embedded again",
+    return failure_of(
+        OperationInterruptedError(
+            f"{why}; nothing that is served has changed. Start it again: what was embedded is not embedded again"
+        )
     )

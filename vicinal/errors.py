@@ -161,6 +161,12 @@ class GateFailedError(FailedPreconditionError):
     reason = "GATE_FAILED"
 
 
+class OperationFailedError(FailedPreconditionError):
+    """A long-running operation did not succeed; what is served has not changed."""
+
+    reason = "OPERATION_FAILED"
+
+
 class TrainingStoppedError(FailedPreconditionError):
     """A training run was stopped because it had gone bad; the last good checkpoint is kept."""
 
@@ -195,6 +201,12 @@ class BusyError(VicinalError):
     """Another process holds the lock that this needs."""
 
     reason, code = "BUSY", Code.ABORTED
+
+
+class OperationInterruptedError(VicinalError):
+    """A long-running operation was ended with the server; start it again."""
+
+    reason, code = "OPERATION_INTERRUPTED", Code.ABORTED
 
 
 class ConflictError(VicinalError):

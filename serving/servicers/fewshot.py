@@ -79,7 +79,7 @@ class FewshotServicer:
             default_target=request.default_target or targets[0].name,
         )
         calibrations.save(self._context.store, made)
-        return pb.CalibrateResponse(calibration=encode_calibration(made))
+        return pb.CalibrateResponse(calibration=encode_calibration(made), snapshot=generation.ref_message)
 
     def _evaluate(self, generation: Generation, request: pb.EvaluateRequest, call: Call) -> pb.EvaluateResponse:
         classifier = request.classifier or "auto"

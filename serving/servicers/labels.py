@@ -12,6 +12,7 @@ from serving.labels.log import LabelLog, shared_log
 from serving.labels.work import LabelWork, count_missing
 from vicinal.errors import InvalidLabelError, ItemNotFoundError, NoActiveSnapshotError
 from vicinal.v1 import label_service_pb2 as pb
+from vicinal.v1 import types_pb2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class LabelServicer:
         version = request.version if request.HasField("version") else None
         generation = self._generation()
         found = await self._run(lambda: self.work.describe(generation, request.name, version))
-        return pb.GetLabelSetResponse(label_set=found)
+        return pb.GetLabelSetResponse(label_set=found, snapshot=_ref(generation))
 
     async def ListLabelSets(self, request: pb.ListLabelSetsRequest, call: Call) -> pb.ListLabelSetsResponse:
         """Lists the label sets."""
@@ -160,6 +161,7 @@ class LabelServicer:
     async def AcceptProposals(self, request: pb.AcceptProposalsRequest, call: Call) -> pb.AcceptProposalsResponse:
         """Accepts proposals, as one batch."""
         choice = encode.decode_choice(request.item_ids, request.rule if request.HasField("rule") else None)
+        generation = self._generation()
         batch = await self._run(
             lambda: proposals.accept(
                 self.log,
@@ -167,10 +169,10 @@ class LabelServicer:
                 choice,
                 author=request.author or call.client,
                 request_id=request.request_id,
-                snapshot=self._snapshot(),
+                snapshot=_name(generation),
             )
         )
-        return pb.AcceptProposalsResponse(batch=encode.encode_batch(batch))
+        return pb.AcceptProposalsResponse(batch=encode.encode_batch(batch), snapshot=_ref(generation))
 
     async def RejectProposals(self, request: pb.RejectProposalsRequest, call: Call) -> pb.RejectProposalsResponse:
         """Rejects proposals, as one batch."""
@@ -213,15 +215,22 @@ class LabelServicer:
 
     def _put(self, request: pb.PutLabelsRequest, call: Call) -> pb.PutLabelsResponse:
         entries = encode.decode_entries(request.labels, caller=call.client)
-        missing_count = self._missing({entry.item_id for entry in entries}, refuse=request.known_items_only)
-        batch = self.log.put(request.name, entries, request_id=request.request_id, snapshot=self._snapshot())
-        return pb.PutLabelsResponse(batch=encode.encode_batch(batch), missing_count=missing_count)
+        generation = self._generation()
+        missing_count = _missing(generation, {entry.item_id for entry in entries}, refuse=request.known_items_only)
+        batch = self.log.put(request.name, entries, request_id=request.request_id, snapshot=_name(generation))
+        return pb.PutLabelsResponse(
+            batch=encode.encode_batch(batch), missing_count=missing_count, snapshot=_ref(generation)
+        )
 
     def _import(self, first: pb.ImportLabelsRequest, content: bytes, call: Call) -> pb.ImportLabelsResponse:
         entries = formats.read(first.format, content, author=first.author or call.client)
-        batch = self.log.put(first.name, entries, request_id=first.request_id, snapshot=self._snapshot(), verb="import")
-        missing_count = self._missing({entry.item_id for entry in entries}, refuse=False)
-        return pb.ImportLabelsResponse(batch=encode.encode_batch(batch), missing_count=missing_count)
+        generation = self._generation()
+        served = _name(generation)
+        batch = self.log.put(first.name, entries, request_id=first.request_id, snapshot=served, verb="import")
+        missing_count = _missing(generation, {entry.item_id for entry in entries}, refuse=False)
+        return pb.ImportLabelsResponse(
+            batch=encode.encode_batch(batch), missing_count=missing_count, snapshot=_ref(generation)
+        )
 
     def _list_labels(self, request: pb.ListLabelsRequest) -> pb.ListLabelsResponse:
         size = encode.page_size(request.page_size, default=1000, limit=10_000)
@@ -235,33 +244,37 @@ class LabelServicer:
             labels=[encode.encode_label(row) for row in rows], next_page_token=token, version=version
         )
 
-    def _missing(self, item_ids: set[str], *, refuse: bool) -> int:
-        generation = self._generation()
-        if generation is None:
-            if refuse:
-                raise NoActiveSnapshotError("known_items_only needs an active snapshot; publish one")
-            return len(item_ids)
-        count = count_missing(generation, item_ids)
-        if refuse and count:
-            gone = next(one for one in sorted(item_ids) if generation.snapshot.items.find(one) is None)
-            raise ItemNotFoundError(
-                f"{count} items are not in {generation.ref.name}, the first is {gone[:200]!r}; nothing was labelled",
-                metadata={"item_id": gone[:200]},
-            )
-        return count
-
     def _generation(self) -> Generation | None:
         try:
             return self._context.generations.current()
         except NoActiveSnapshotError:
             return None
 
-    def _snapshot(self) -> str:
-        generation = self._generation()
-        return generation.ref.name if generation is not None else ""
-
     async def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._context.run(function, *args, **kwargs)
+
+
+def _missing(generation: Generation | None, item_ids: set[str], *, refuse: bool) -> int:
+    if generation is None:
+        if refuse:
+            raise NoActiveSnapshotError("known_items_only needs an active snapshot; publish one")
+        return len(item_ids)
+    count = count_missing(generation, item_ids)
+    if refuse and count:
+        gone = next(one for one in sorted(item_ids) if generation.snapshot.items.find(one) is None)
+        raise ItemNotFoundError(
+            f"{count} items are not in {generation.ref.name}, the first is {gone[:200]!r}; nothing was labelled",
+            metadata={"item_id": gone[:200]},
+        )
+    return count
+
+
+def _name(generation: Generation | None) -> str:
+    return generation.ref.name if generation is not None else ""
+
+
+def _ref(generation: Generation | None) -> types_pb2.SnapshotRef | None:
+    return generation.ref_message if generation is not None else None
 
 
 def _check_count(count: int) -> None:

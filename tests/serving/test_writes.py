@@ -71,6 +71,8 @@ def test_what_was_upserted_is_found_replaced_and_deleted(client: Client) -> None
     assert client.search(-FAR, neighbor_count=1).item_ids == ["new"]
     gone = client.delete_items(["new", "item-00004", "item-00004", "nobody"])
     assert (gone.deleted_count, gone.unknown_count, gone.snapshot.delta_number) == (2, 1, 3)
+    active = client.get_active_snapshot()
+    assert (active.item_count, active.live_item_count, active.pending_item_count) == (COUNT, COUNT - 1, 3)
     everything = client.search(FAR, neighbor_count=1000).item_ids
     assert len(everything) == len(set(everything)) == COUNT - 1
     assert not {"new", "item-00004"} & set(everything)

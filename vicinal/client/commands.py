@@ -88,7 +88,8 @@ def snapshots(*, client: Client, activate: str | None, as_json: bool) -> None:
     serving = client.get_active_snapshot()
     found = list(_all_snapshots(client))
     if as_json:
-        click.echo(json.dumps({"active": serving.name, "snapshots": [_snapshot_json(one) for one in found]}))
+        live = {"live_item_count": serving.live_item_count, "pending_item_count": serving.pending_item_count}
+        click.echo(json.dumps({"active": serving.name, **live, "snapshots": [_snapshot_json(one) for one in found]}))
         return
     table = Table("snapshot", "items", "dim", "metric", "kind", "recall", "MiB", "built", "encoder")
     for one in found:
@@ -105,7 +106,8 @@ def snapshots(*, client: Client, activate: str | None, as_json: bool) -> None:
             one.encoder,
         )
     Console().print(table)
-    click.echo("* serving")
+    pending = serving.pending_item_count
+    click.echo("* serving" + (f"; {pending:,} items changed since, run: vicinal refresh" if pending else ""))
 
 
 def _all_snapshots(client: Client) -> list[Snapshot]:

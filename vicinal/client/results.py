@@ -149,6 +149,10 @@ class Snapshot:
     """Effort used by default; 0 where the kind has none."""
     encoder: str
     """Encoder it carries; empty when it has none."""
+    live_item_count: int = 0
+    """Items that can be found now, with what was upserted and without what was deleted; of the active one alone."""
+    pending_item_count: int = 0
+    """Items changed since it was built, which the next refresh folds in; of the active one alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The calls of SnapshotService that concern snapshots and items."""
 
+from dataclasses import replace
 from datetime import UTC
 
 from vicinal.client.call import Call
@@ -26,7 +27,11 @@ def get_active_snapshot(*, timeout_s: float | None = None) -> Call[Snapshot]:
         method=f"{_SERVICE}/GetActiveSnapshot",
         request=pb.GetActiveSnapshotRequest(),
         response=pb.GetActiveSnapshotResponse,
-        decode=lambda reply: _snapshot(reply.snapshot),
+        decode=lambda reply: replace(
+            _snapshot(reply.snapshot),
+            live_item_count=reply.live_item_count,
+            pending_item_count=reply.pending_item_count,
+        ),
         timeout_s=timeout_s,
     )
 

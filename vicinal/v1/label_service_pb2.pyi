@@ -310,18 +310,24 @@ class GetLabelSetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LABEL_SET_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def label_set(self) -> Global___LabelSet:
         """The set."""
+
+    @_builtins.property
+    def snapshot(self) -> _types_pb2.SnapshotRef:
+        """The snapshot that missing_count counts against; absent when none is served."""
 
     def __init__(
         self,
         *,
         label_set: Global___LabelSet | None = ...,
+        snapshot: _types_pb2.SnapshotRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["label_set", b"label_set"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label_set", b"label_set", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_set", b"label_set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_set", b"label_set", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,21 +481,27 @@ class PutLabelsResponse(_message.Message):
 
     BATCH_FIELD_NUMBER: _builtins.int
     MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     missing_count: _builtins.int
     """Items that the active snapshot does not hold."""
     @_builtins.property
     def batch(self) -> Global___Batch:
         """The batch, on disk."""
 
+    @_builtins.property
+    def snapshot(self) -> _types_pb2.SnapshotRef:
+        """The snapshot that missing_count counts against; absent when none is served."""
+
     def __init__(
         self,
         *,
         batch: Global___Batch | None = ...,
         missing_count: _builtins.int = ...,
+        snapshot: _types_pb2.SnapshotRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "missing_count", b"missing_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "missing_count", b"missing_count", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1215,18 +1227,24 @@ class AcceptProposalsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def batch(self) -> Global___Batch:
         """The one batch, undone as one."""
+
+    @_builtins.property
+    def snapshot(self) -> _types_pb2.SnapshotRef:
+        """The snapshot that was served when they were accepted; absent when none was."""
 
     def __init__(
         self,
         *,
         batch: Global___Batch | None = ...,
+        snapshot: _types_pb2.SnapshotRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1472,21 +1490,27 @@ class ImportLabelsResponse(_message.Message):
 
     BATCH_FIELD_NUMBER: _builtins.int
     MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     missing_count: _builtins.int
     """Items that the active snapshot does not hold."""
     @_builtins.property
     def batch(self) -> Global___Batch:
         """The batch, on disk."""
 
+    @_builtins.property
+    def snapshot(self) -> _types_pb2.SnapshotRef:
+        """The snapshot that missing_count counts against; absent when none is served."""
+
     def __init__(
         self,
         *,
         batch: Global___Batch | None = ...,
         missing_count: _builtins.int = ...,
+        snapshot: _types_pb2.SnapshotRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "missing_count", b"missing_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "missing_count", b"missing_count", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
