@@ -1,7 +1,5 @@
 """UpsertItems and DeleteItems: on disk when acknowledged, searchable at once, in every reader of a snapshot."""
 
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.delta import Delta
 from tests.serving.conftest import DIMENSION, add_snapshot, config, make_items, make_vectors, running
 from tests.serving.images import make_png
 from vicinal.client import Client, ItemUpsert, Label, SupportExample
@@ -25,7 +22,6 @@ from vicinal.errors import (
     PendingLimitError,
 )
 from vicinal.store import Store
-from vicinal.types import Metric
 from vicinal.v1 import types_pb2
 
 COUNT = 200
@@ -150,95 +146,6 @@ def test_a_repeated_request_has_no_further_effect(client: Client) -> None:
     assert (repeated.deleted_count, repeated.unknown_count) == (1, 1)
     with pytest.raises(ItemNotFoundError):
         client.get_item("a")
-
-
-def test_changes_lie_over_every_snapshot_of_the_space(client: Client) -> None:
-    client.upsert_items([ItemUpsert(item_id="new", value=FAR)])
-    client.delete_items(["item-00001"])
-    for name in ("snapshots/000002", "snapshots/000001"):
-        pinned = client.search(FAR, neighbor_count=1, snapshot=name)
-        assert (pinned.item_ids, pinned.snapshot.name, pinned.snapshot.delta_number) == (["new"], name, 2)
-    for number, name in enumerate(("snapshots/000002", "snapshots/000001")):
-        client.activate_snapshot(name)
-        assert client.search(FAR, neighbor_count=1).item_ids == ["new"]
-        with pytest.raises(ItemNotFoundError):
-            client.get_item("item-00001")
-        client.upsert_items([ItemUpsert(item_id=name, value=-FAR - number)])
-        for other in ("snapshots/000002", "snapshots/000001"):
-            assert client.search(-FAR - number, neighbor_count=1, snapshot=other).item_ids == [name]
-
-
-def test_a_server_that_starts_and_one_that_runs_see_what_another_wrote(served: Store, client: Client) -> None:
-    with running(served, config()) as (_, address), Client(address) as other:
-        client.upsert_items([ItemUpsert(item_id="new", value=FAR)])
-        deadline = time.monotonic() + 1
-        while other.search(FAR, neighbor_count=1).item_ids != ["new"]:
-            assert time.monotonic() < deadline, "not searchable within a second"
-        other.delete_items(["new"])
-        deadline = time.monotonic() + 1
-        while client.search(FAR, neighbor_count=1).item_ids == ["new"]:
-            assert time.monotonic() < deadline
-    client.upsert_items([ItemUpsert(item_id="new", value=FAR)])
-    with running(served, config()) as (_, address), Client(address) as third:
-        assert third.search(FAR, neighbor_count=1).item_ids == ["new"]
-
-
-def test_many_writers_lose_nothing_and_see_their_own_writes(served: Store) -> None:
-    problems: list[str] = []
-
-    def write(address: str, seed: int) -> None:
-        with Client(address) as client:
-            last = 0
-            for n in range(15):
-                x_D = FAR + seed * 100 + n
-                done = client.upsert_items([ItemUpsert(item_id=f"{seed}-{n}", value=x_D)])
-                found = client.search(x_D, neighbor_count=1)
-                if (
-                    found.item_ids != [f"{seed}-{n}"]
-                    or not last < done.snapshot.delta_number <= found.snapshot.delta_number
-                ):
-                    problems.append(f"{seed}-{n}: {found}")
-                last = done.snapshot.delta_number
-
-    with running(served, config()) as (_, one), running(served, config()) as (_, two):
-        threads = [threading.Thread(target=write, args=(address, seed)) for seed, address in enumerate([one, two] * 4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not problems
-    changes = Delta(served, fingerprint="ab" * 32, dimension=DIMENSION, metric=Metric.L2).changes()
-    assert len(changes) == 8 * 15
-
-
-def test_no_write_is_missed_while_snapshots_are_swapped(served: Store) -> None:
-    stop = threading.Event()
-    problems: list[str] = []
-
-    def swap() -> None:
-        for number in range(1000):
-            if stop.is_set():
-                return
-            served.activate(str(1 + number % 2))
-            time.sleep(0.03)
-
-    swapper = threading.Thread(target=swap)
-    with running(served, config()) as (_, address), Client(address) as client:
-        swapper.start()
-        last, names = (0, 0), set()
-        for number in range(60):
-            x_D = FAR + number
-            client.upsert_items([ItemUpsert(item_id=f"n{number}", value=x_D)])
-            reply = client.search(x_D, neighbor_count=1)
-            seen = (reply.snapshot.generation, reply.snapshot.delta_number)
-            names.add(reply.snapshot.name)
-            if reply.item_ids != [f"n{number}"] or seen[0] < last[0] or seen[1] <= last[1]:
-                problems.append(f"{number}: {reply} after {last}")
-            last = seen
-        stop.set()
-        swapper.join()
-    assert not problems
-    assert len(names) == 2
 
 
 def test_wrong_requests_are_refused_whole(client: Client) -> None:
