@@ -129,8 +129,8 @@ def reembed(store: Store, plan: Plan, retrain: Retrain, *, tell: Callable[[str],
         StorageError: the disk is full; nothing that is served has changed.
     """
     lost = _check_lost(plan)
-    tell("training goes on from the active encoder")
-    encoder = store.path("encoders", retrain(plan.corpora, str(plan.old.encoder).removeprefix("encoders/"))).name
+    note = store.root / "work" / f"retrained-{canonical_digest([plan.old.fingerprint, *plan.corpora])[:16]}"
+    encoder = _train(store, plan, retrain, note, tell)
     bridge = _bridge(store, plan, encoder, tell)
     tell(f"embedding everything with encoders/{encoder}")
     embedded = embed(store, plan.corpora, encoder=encoder)
@@ -139,7 +139,21 @@ def reembed(store: Store, plan: Plan, retrain: Retrain, *, tell: Callable[[str],
     if plan.delta.catch_up():
         lost = _check_lost(plan)
     version = _carry_over(store, plan, Embeddings.open(store.path("embeddings", embedded.version)))
+    note.unlink(missing_ok=True)
     return Reembedded(version=version, encoder=encoder, embedded=embedded, lost_count=len(lost), bridge=bridge)
+
+
+def _train(store: Store, plan: Plan, retrain: Retrain, note: Path, tell: Callable[[str], None]) -> str:
+    """Returns the new encoder: one that a refresh of the same had trained before it was cut short, or another."""
+    known = note.read_text(encoding="utf-8") if note.is_file() else ""
+    if known in store.versions("encoders"):
+        tell(f"going on with encoders/{known}, trained by a refresh that was cut short; remove {note} to train anew")
+        return known
+    tell("training goes on from the active encoder")
+    encoder = store.path("encoders", retrain(plan.corpora, str(plan.old.encoder).removeprefix("encoders/"))).name
+    with storage_guard(note):
+        note.write_text(encoder, encoding="utf-8")
+    return encoder
 
 
 def _bridge(store: Store, plan: Plan, encoder: str, tell: Callable[[str], None]) -> Built | None:

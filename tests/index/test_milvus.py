@@ -1,5 +1,6 @@
 """The Milvus engine beside its contract (test_kinds_contract.py): alias, publishing, losses, the real server."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -125,6 +126,25 @@ def test_many_neighbors_come_from_exact_search(
         np.testing.assert_array_equal(found.rows_QK, snapshot.exact(x_QD, neighbor_count=50).rows_QK)
 
 
+def test_a_server_that_is_gone_is_named(
+    store: Store, add_embeddings: AddEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = milvus_server.lite_command()
+    if command is None or importlib.util.find_spec("pymilvus") is None:
+        pytest.skip("needs pymilvus, and milvus-lite in an environment of its own: make .venv-milvus")
+    monkeypatch.setattr(milvus, "_TIMEOUT_S", 1.0)
+    monkeypatch.delenv(milvus.URI_VARIABLE, raising=False)
+    add_embeddings(clustered(COUNT, DIMENSION))
+    with contextlib.ExitStack() as stack:
+        uri = stack.enter_context(milvus_server.lite_server(command, tmp_path))
+        path = build_snapshot(store, uri=uri)
+        with Snapshot.open(path) as snapshot:
+            stack.close()
+            with pytest.raises(UnavailableError, match=uri):
+                snapshot.search(clustered(1, DIMENSION), neighbor_count=3)
+            assert snapshot.exact(clustered(1, DIMENSION), neighbor_count=3).counts_Q.tolist() == [3]
+
+
 def test_an_address_is_needed_and_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(milvus.URI_VARIABLE, raising=False)
     with pytest.raises(InvalidArgumentError, match="VICINAL_MILVUS_URI"):
@@ -160,7 +180,13 @@ def test_the_real_server_keeps_the_contract(tmp_path: Path) -> None:
     reason = why_no_real_server()
     if reason:
         pytest.skip(reason)
-    inside = [sys.executable, "-m", "tests.index.milvus_in_namespace", str(tmp_path)]
+    inside = [
+        sys.executable,
+        "-m",
+        "tests.index.milvus_in_namespace",
+        str(tmp_path),
+        str(Path("/proc/self/ns/net").readlink()),
+    ]
     words = ["unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *inside]
     done = subprocess.run(words, cwd=milvus_server.ROOT, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -110,6 +110,13 @@ def test_an_item_that_comes_while_the_training_runs_is_not_lost(served: Store, c
     with pytest.raises(FailedPreconditionError, match="item-000901"):
         refresh(served, [str(corpus)], config=AGAIN, retrain=retrain)
     assert served.active().generation == 1
+    # The encoder is there; the next one goes on with it.
+    asked: list[tuple[tuple[str, ...], str]] = []
+    config = RefreshConfig(action="retrain", prune=True, gates=Gates(query_count=10))
+    report = refresh(served, [str(corpus)], config=config, retrain=another_encoder(served, asked))
+    assert report.reembedded is not None
+    assert (report.reembedded.encoder, report.reembedded.lost_count, asked) == ("000002", 1, [])
+    assert not list((served.root / "work").glob("retrained-*"))
 
 
 def test_a_corpus_that_is_gone_stops_it_before_the_training(served: Store, corpus: Path, tmp_path: Path) -> None:
