@@ -1,6 +1,8 @@
 """What the commands of labels share: options, and how results are written."""
 
+import getpass
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +13,26 @@ from vicinal.client.sync import Client
 from vicinal.errors import InvalidArgumentError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
-author_option = click.option("--author", "-a", default="", envvar="VICINAL_AUTHOR", help="Who does it.")
+
+
+def login_name() -> str:
+    """Returns the name of the user of this process; empty where there is none, or where an API key says who it is."""
+    if os.environ.get("VICINAL_API_KEY"):
+        return ""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in many containers
+        return ""
+
+
+author_option = click.option(
+    "--author",
+    "-a",
+    default=login_name,
+    envvar="VICINAL_AUTHOR",
+    show_default="name of the key, else of the login",
+    help="Who does it.",
+)
 
 
 def all_labels(client: Client, name: str, *, label: str = "", version: int | None = None) -> Iterator[Label]:
