@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 _CHUNK, _SAVE_EVERY = 1024, 8
 _SAMPLE = 64
-_SMALLEST, _LARGEST = 16, 96
+_SMALLEST, _LARGEST = 16, 1024
 _ALL, _IMAGES, _FACTS, _PROGRESS = "all.npy", "images.npy", "cache.json", "progress.json"
 
 
@@ -109,16 +109,12 @@ def open_or_build(directory: Path, spec: str, preprocessing: Preprocessing, *, p
     )
 
 
-def sample_shape(spec: str, *, largest: int = _LARGEST) -> tuple[int, int]:
+def sample_shape(spec: str) -> tuple[int, int]:
     """Looks at a few images of a corpus.
-
-    Args:
-        spec: the corpus.
-        largest: side that is returned at most, in pixels.
 
     Returns:
         Channels that suit them (1 when all are gray), and a side in pixels: the median shorter side,
-        a multiple of 4 between 16 and ``largest``.
+        a multiple of 4 between 16 and 1024.
 
     Raises:
         InvalidCorpusError: the corpus cannot be read, or none of the images that were tried can be decoded.
@@ -138,7 +134,7 @@ def sample_shape(spec: str, *, largest: int = _LARGEST) -> tuple[int, int]:
     if not sides:
         raise InvalidCorpusError(f"none of the images that were tried in {spec!r} can be decoded; {reason}")
     side = int(np.median(sides)) // 4 * 4
-    return (1 if gray else 3), min(max(side, _SMALLEST), largest)
+    return (1 if gray else 3), min(max(side, _SMALLEST), _LARGEST)
 
 
 def _spread(corpus: Corpus) -> list[CorpusItem]:

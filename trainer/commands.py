@@ -29,6 +29,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 @click.option(
     "--weights", help="What to start from: an encoder (latest, 000001), a .safetensors file, or a torchvision enum."
 )
+@click.option("--image-size", type=int, help="Side of the images in pixels [default: as they are, within reason].")
 @click.option("--devices", type=int, help="Processes that share a batch [default: one for each GPU].")
 @click.option("--nodes", type=int, help="Machines that share a batch; the command is started on each.")
 @click.option(
@@ -126,6 +127,7 @@ def _show_result(result: Any, *, as_json: bool) -> None:
         "seconds": result.seconds,
         "images": result.images,
         "quarantined": result.quarantined,
+        "advice": result.advice,
         **result.state,
     }
     if as_json:
@@ -136,24 +138,41 @@ def _show_result(result: Any, *, as_json: bool) -> None:
         for name, row in {"encoder": values["online"][-1], **values["baselines"]}.items():
             label = stage.ROWS.get(name, "this encoder")
             click.echo(f"{label:26} kNN {100 * row['knn']:5.1f}%  linear probe {100 * row['linear']:5.1f}%")
+    if result.advice:
+        click.echo(click.style("note: ", fg="yellow") + result.advice)
     click.echo(f"next: vicinal embed IMAGES --workspace ... --encoder {result.encoder}")
 
 
 @click.command()
 @_WORKSPACE
 @click.option("--run", help="Name of the run whose last checkpoint becomes an encoder [default: latest].")
+@click.option("--weights", help="Weights to take as they are, without training; see: vicinal pretrain --help.")
+@click.option("--backbone", default="auto", help="Network that the weights are of; a file needs its name.")
+@click.option("--image-size", type=click.IntRange(8, 1024), help="Side of the images in pixels; with --weights.")
 @click.option("--encoder", help="Version of an encoder; with --onnx.")
 @click.option("--onnx", type=click.Path(path_type=Path), help="Write an encoder as one ONNX file, checked for parity.")
 @_JSON
-def export(workspace: Path, run: str | None, encoder: str | None, onnx: Path | None, *, as_json: bool) -> None:
-    """Write the last checkpoint of a run as an encoder, or an encoder as an ONNX file."""
+def export(
+    workspace: Path,
+    run: str | None,
+    weights: str | None,
+    backbone: str,
+    image_size: int | None,
+    encoder: str | None,
+    onnx: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Write a run's last checkpoint, or published weights, as an encoder; or an encoder as an ONNX file."""
     from trainer import export as stage
     from vicinal.store import Store
 
-    store = Store(workspace)
-    if encoder is not None and (onnx is None or run is not None):
-        raise click.UsageError("--encoder goes with --onnx and without --run")
-    if onnx is None or run is not None:
+    if sum(value is not None for value in (run, weights, encoder)) > 1 or (encoder is not None and onnx is None):
+        raise click.UsageError("give one of --run, --weights, and --encoder with --onnx")
+    store = Store.create(workspace) if weights else Store(workspace)
+    if weights is not None:
+        encoder = stage.adopt(store, weights, encoder=backbone, image_size=image_size)
+    elif onnx is None or run is not None:
         encoder = stage.export(store, run or "latest")
     result: dict[str, Any] = {"encoder": encoder or "latest"}
     if onnx is not None:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from vicinal.errors import InvalidConfigError
 
+_BATCH = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConfig:
@@ -74,6 +76,10 @@ class OptimizerConfig:
     """Peak learning rate: of Muon, relative to the norm of a weight; for a batch of 256 for the others."""
     adam_lr: float = 2e-3
     """Peak learning rate of the AdamW beside Muon."""
+    iterations: int = 3
+    """Newton-Schulz iterations of Muon."""
+    heads: Literal["muon", "adamw"] = "muon"
+    """What takes the matrices of the method's own networks, beside Muon for the backbone's."""
     momentum: float = 0.9
     """Momentum of Muon, SGD and LARS."""
     weight_decay: float = 1e-4
@@ -101,7 +107,7 @@ class PretrainConfig:
     weights: str = ""
     """What to start from: an encoder of the workspace, a safetensors file, a torchvision enum; empty: from scratch."""
     backbone_rate: float | None = None
-    """Learning rate of the backbone relative to the rest; None: 0.1 from weights, as usual for them, else 1."""
+    """Learning rate of the backbone relative to the rest; None: 0.01 from weights, else 1."""
     frozen_stages: int = 0
     """Stages of the backbone that stay as they are, from the stem on."""
     image_size: int | None = None
@@ -110,8 +116,8 @@ class PretrainConfig:
     """1 or 3; None: from the images."""
     resolutions: tuple[float, ...] = (0.75, 0.875, 1.0)
     """Sides of the views over equal parts of the budget, as fractions of the full side."""
-    batch_size: int = 256
-    """Images in a step, over all processes."""
+    batch_size: int | None = None
+    """Images in a step, over all processes; None: 256, or the largest power of two that fits into memory."""
     seed: int = 0
     """Of initialisation, sampling and views."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -149,8 +155,13 @@ class PretrainConfig:
             raise InvalidConfigError(f"workers is {self.workers}, wanted 0 or 1", field="workers")
         self._check_images()
 
+    @property
+    def batch(self) -> int:
+        """Images in a step, over all processes, that are wanted."""
+        return self.batch_size or _BATCH
+
     def _check_images(self) -> None:
-        if self.batch_size < 2:
+        if self.batch_size is not None and self.batch_size < 2:
             raise InvalidConfigError(f"batch_size is {self.batch_size}, wanted 2 or more", field="batch_size")
         if self.backbone_rate is not None and not 0 < self.backbone_rate <= 100:
             raise InvalidConfigError(f"backbone_rate is {self.backbone_rate}, wanted above 0", field="backbone_rate")

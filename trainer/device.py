@@ -22,8 +22,8 @@ _CHUNK = 4096
 _LONG_MINUTES, _LONG_EPOCHS, _LONG_STEPS = 10.0, 20.0, 5_000
 
 
-class Threads(lightning.Callback):
-    """Sets the threads of each process when the training starts, after the launcher has set its own.
+class Tuning(lightning.Callback):
+    """Sets threads and kernels of each process when the training starts, after the launcher has set its own.
 
     Args:
         count: threads; None: as they are.
@@ -37,6 +37,8 @@ class Threads(lightning.Callback):
         """Sets them."""
         if self._count is not None:
             torch.set_num_threads(self._count)
+        if pl_module.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
 
 
 def process_count(config: PretrainConfig) -> int:
@@ -72,6 +74,7 @@ def trainer_options(config: PretrainConfig) -> dict[str, Any]:
         "num_nodes": config.nodes,
         "strategy": strategy,
         "precision": "bf16-mixed" if config.precision == "bfloat16" else "32-true",
+        "benchmark": cuda,
         # Torch normalises over processes on GPUs only.
         "sync_batchnorm": several and cuda,
     }

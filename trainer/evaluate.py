@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from trainer.knn import knn_accuracy
-from trainer.monitor import calibrate
+from trainer.monitor import calibrate, chunk_of, raw_pixels
 from trainer.probes import centroid_predict, linear_predict
 from trainer.scratch import scratch_accuracy
 from trainer.splits import EvaluationConfig, Split, draw_shots, read_splits
@@ -88,7 +88,9 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     options = encoder.architecture
     torch.manual_seed(0)
     untrained = create(str(options.pop("name")), **options)
-    sample_BCHW = encoder.preprocessing.normalize(torch.from_numpy(train.x_NCHW[:512]))
+    sample_BCHW = encoder.preprocessing.normalize(
+        torch.from_numpy(train.x_NCHW[: chunk_of(encoder.preprocessing.height)])
+    )
     untrained.whiten(sample_BCHW)
     calibrate(untrained, sample_BCHW, device=torch.device("cpu"))
     random = Encoder(
@@ -107,7 +109,7 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     return {
         "encoder": encoder.embed,
         "random": embed_random,
-        "pixels": lambda x_NCHW: x_NCHW.reshape(len(x_NCHW), -1).astype(np.float32) / 255.0,
+        "pixels": raw_pixels,
     }
 
 

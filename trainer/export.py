@@ -1,12 +1,14 @@
-"""A run becomes an encoder of the store."""
+"""A run, or published weights as they are, become an encoder of the store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from trainer.start import find
 from trainer.watch import STATE, WEIGHTS
 from vicinal.config import from_mapping
 from vicinal.encoder import save
@@ -77,5 +79,43 @@ def export(store: Store, run: str) -> str:
             preprocessing=preprocessing,
             metric=Metric(facts["config"]["metric"]),
             metadata={"run": directory.name, **facts, **state},
+        )
+        return staging.commit()
+
+
+def adopt(store: Store, weights: str, *, encoder: str = "auto", image_size: int | None = None) -> str:
+    """Writes weights that others have trained as an encoder, without any training.
+
+    Args:
+        store: the workspace.
+        weights: as ``trainer.start.find`` takes them.
+        encoder: the backbone that they are of; a file needs its name.
+        image_size: side of the images in pixels; None: what the weights were trained for.
+
+    Returns:
+        The version in the family ``encoders``.
+
+    Raises:
+        InvalidArgumentError: no such weights, or of another backbone.
+        UnavailableError: torchvision's file cannot be downloaded.
+        StorageError: the disk is full or failed.
+    """
+    start = find(weights, encoder=encoder, store=store)
+    side, channels = image_size or start.side, start.channels or 3
+    architecture = {"name": start.encoder, "channels": channels, "image_size": side}
+    model = create(start.encoder, channels=channels, image_size=side)
+    start.fill(model)
+    preprocessing = Preprocessing(channels=channels, height=side, width=side)
+    if start.normalization is not None:
+        mean, std = start.normalization
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+    with store.stage("encoders") as staging:
+        save(
+            staging.path,
+            model=model,
+            architecture=architecture,
+            preprocessing=preprocessing,
+            metric=Metric.COSINE,
+            metadata={"weights": weights},
         )
         return staging.commit()

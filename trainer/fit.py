@@ -25,7 +25,7 @@ from trainer.monitor import Accuracy, OnlineMonitor
 from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
 from trainer.setup import architecture_of, make_module
 from trainer.start import START
-from trainer.watch import CHECKPOINT, Watch
+from trainer.watch import CHECKPOINT, History, Watch
 from vicinal.config import from_mapping
 from vicinal.errors import CorruptArtifactError
 from vicinal.modalities.image import Preprocessing
@@ -65,6 +65,8 @@ class PretrainResult:
     """Images that could not be decoded."""
     state: JsonObject
     """Step, speed, health and accuracies at the end."""
+    advice: str = ""
+    """What to know before this encoder is used: that something simpler was better."""
 
 
 def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> PretrainResult | None:
@@ -114,7 +116,29 @@ def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> Pretrai
         images=len(run.cache.x_NCHW),
         quarantined=len(run.cache.quarantine),
         state=watch.state(module),
+        advice=_advice(config, watch.history),
     )
+
+
+def _advice(config: PretrainConfig, history: History) -> str:
+    """Says plainly when what was there before any training is better by nearest neighbors."""
+    if not history.online:
+        return ""
+    knn = history.online[-1]["knn"]
+    better = {name: at.knn for name, at in history.baselines.items() if at.knn > knn}
+    if "start" in better:
+        keep = f"vicinal export --weights {config.weights} --backbone {config.encoder} --image-size {config.image_size}"
+        return (
+            f"the weights it starts from were better, kNN {100 * better['start']:.1f}% against {100 * knn:.1f}%: "
+            f"use them as they are ({keep}), or train longer or more gently (--set backbone_rate=0.001)"
+        )
+    if better:
+        name = max(better, key=lambda row: better[row])
+        return (
+            f"better is: {ROWS[name]}, kNN {100 * better[name]:.1f}% against {100 * knn:.1f}%; "
+            "this encoder is of no use yet: train longer, or on more images"
+        )
+    return ""
 
 
 def _train(
@@ -191,7 +215,7 @@ def _trainer(config: PretrainConfig, watch: Watch) -> lightning.Trainer:
         max_epochs=1,
         min_epochs=0,
         logger=[CSVLogger(logs, name="", version=name), TensorBoardLogger(logs, name="", version=name)],
-        callbacks=[machine.Threads(config.threads), watch],
+        callbacks=[machine.Tuning(config.threads), watch],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

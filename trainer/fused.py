@@ -65,7 +65,7 @@ def fused_sgd(parameters: Sequence[torch.Tensor], group: dict[str, Any], state: 
 
 
 def batched_muon(
-    orthogonalize: Callable[[torch.Tensor], torch.Tensor],
+    orthogonalize: Callable[..., torch.Tensor],
     parameters: Sequence[torch.Tensor],
     group: dict[str, Any],
     state: State,
@@ -86,7 +86,7 @@ def batched_muon(
         gradients, buffers = _gradients(same), _buffers(same, state, "momentum")
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, buffers, momentum)  # noqa: SLF001
-        ortho_POI = orthogonalize(torch.stack([update.flatten(1) for update in updates]))
+        ortho_POI = orthogonalize(torch.stack([update.flatten(1) for update in updates]), steps=group["iterations"])
         steps = [step.view(parameter.shape) for step, parameter in zip(ortho_POI, same, strict=True)]
         torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
         # The root-mean-square of the update is that of Adam, arXiv:2502.16982.

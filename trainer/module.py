@@ -13,7 +13,7 @@ from trainer import optimizer
 from trainer.budget import Budget
 from trainer.config import OptimizerConfig
 from trainer.data import Batch
-from trainer.distributed import agree
+from trainer.distributed import agree, world_size
 from trainer.method import Method, StepOutput
 from trainer.views import ViewMaker
 from vicinal.errors import InvalidArgumentError
@@ -89,7 +89,7 @@ class PretrainModule(lightning.LightningModule):
             )
         views = replace(views, generator=self._generator(batch.step, process=_EVERYONE))
         self.last = self.method.step(self.backbone, views)
-        self.views_seen += (len(views.full) + len(views.local)) * len(batch.rows_B)
+        self.views_seen += (len(views.full) + len(views.local)) * len(batch.rows_B) * world_size()
         return self.last.loss.total
 
     @override

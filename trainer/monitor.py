@@ -4,6 +4,7 @@ Labels are looked at, never learned from.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from trainer.views import ViewMaker, resize
 from vicinal.types import F32Array, I64Array, U8Array
 
 _BANK, _QUERIES = 5_000, 1_000
-_CHUNK = 512
+_CHUNK, _LEAST_CHUNK, _CHUNK_PIXELS = 512, 32, 1 << 20
+_PIXELS, _LARGEST_PIXELS = 32, 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +67,12 @@ class OnlineMonitor:
 
     def pixels(self) -> Accuracy:
         """Returns the accuracy of raw pixels."""
-        return self._accuracy(self._x_NCHW.reshape(len(self._x_NCHW), -1).astype(np.float32))
+        return self._accuracy(raw_pixels(self._x_NCHW))
 
     def random(self, backbone: nn.Module) -> Accuracy:
         """Returns the accuracy of a copy of an untrained backbone, its normalisation set by the sample."""
         model = copy.deepcopy(backbone)
-        calibrate(model, self._batches()[0], device=_device(model))
+        calibrate(model, next(self._batches()), device=_device(model))
         return self.encoder(model)
 
     def encoder(self, backbone: nn.Module) -> Accuracy:
@@ -87,16 +89,36 @@ class OnlineMonitor:
         backbone.train(was_training)
         return self._accuracy(np.concatenate(parts))
 
-    def _batches(self) -> list[torch.Tensor]:
-        chunks = [self._x_NCHW[start : start + _CHUNK] for start in range(0, len(self._x_NCHW), _CHUNK)]
-        scaled = [resize(torch.from_numpy(chunk).float() / 255.0, self._size) for chunk in chunks]
-        return [self._maker.normalize(x_BCHW) for x_BCHW in scaled]
+    def _batches(self) -> Iterator[torch.Tensor]:
+        count = chunk_of(self._size)
+        for start in range(0, len(self._x_NCHW), count):
+            x_BCHW = torch.from_numpy(self._x_NCHW[start : start + count]).float() / 255.0
+            yield self._maker.normalize(resize(x_BCHW, self._size))
 
     def _accuracy(self, x_ND: F32Array) -> Accuracy:
         known_N, wanted_Q = ~self._query_N, self._y_N[self._query_N]
         bank = (x_ND[known_N], self._y_N[known_N], x_ND[self._query_N])
         linear = float((ridge_predict(*bank) == wanted_Q).mean())
         return Accuracy(knn=knn_accuracy(*bank, wanted_Q), linear=linear)
+
+
+def chunk_of(side: int) -> int:
+    """Returns how many images of a side pass a network at once without much memory: 512 small ones, 32 large ones."""
+    return max(_LEAST_CHUNK, min(_CHUNK, _CHUNK_PIXELS // side**2))
+
+
+def raw_pixels(x_NCHW: U8Array) -> F32Array:
+    """Returns images as vectors in [0, 1]; large ones at 32 x 32, where their pixels classify best and cheaply."""
+    side = min(x_NCHW.shape[2:])
+    if side <= _LARGEST_PIXELS:
+        rows: F32Array = x_NCHW.reshape(len(x_NCHW), -1).astype(np.float32) / 255.0
+        return rows
+    count = chunk_of(side)
+    parts = [
+        resize(torch.from_numpy(x_NCHW[start : start + count]).float() / 255.0, _PIXELS).flatten(1).numpy()
+        for start in range(0, len(x_NCHW), count)
+    ]
+    return np.concatenate(parts)
 
 
 def calibrate(model: nn.Module, x_BCHW: torch.Tensor, *, device: torch.device) -> None:

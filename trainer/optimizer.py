@@ -18,6 +18,7 @@ from trainer.config import OptimizerConfig
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _EPSILON = 1e-8
+_ITERATIONS = 3
 _REFERENCE_BATCH = 256
 
 
@@ -30,7 +31,8 @@ class MixedOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, fused: bool | None = None) -> None:
-        super().__init__(groups, {"rule": "sgd", "lr": 0.0, "momentum": 0.9, "weight_decay": 0.0})
+        defaults = {"rule": "sgd", "lr": 0.0, "momentum": 0.9, "weight_decay": 0.0, "iterations": _ITERATIONS}
+        super().__init__(groups, defaults)
         for group in self.param_groups:
             group["peak_lr"] = group["lr"]
         self._fused = fused
@@ -62,7 +64,7 @@ class MixedOptimizer(torch.optim.Optimizer):
         return parameter.is_cuda if self._fused is None else self._fused
 
 
-def orthogonalize(g_OI: torch.Tensor, *, steps: int = 3) -> torch.Tensor:
+def orthogonalize(g_OI: torch.Tensor, *, steps: int = _ITERATIONS) -> torch.Tensor:
     """Returns the nearest semi-orthogonal matrix, roughly, by a quintic Newton-Schulz iteration.
 
     "Muon", K. Jordan and others, 2024. Three iterations, as in its fast CIFAR-10 runs: the large singular
@@ -93,7 +95,7 @@ def _muon(parameter: torch.Tensor, group: dict[str, Any], state: dict[str, Any])
     buffer = _momentum(parameter, state)
     buffer.lerp_(parameter.grad, 1 - group["momentum"])  # type: ignore[arg-type]
     update = parameter.grad.lerp(buffer, group["momentum"])  # type: ignore[union-attr]
-    ortho = orthogonalize(update.flatten(1)).view(parameter.shape)
+    ortho = orthogonalize(update.flatten(1), steps=group.get("iterations", _ITERATIONS)).view(parameter.shape)
     # The root-mean-square of the update is that of Adam (0.2 times the larger side), arXiv:2502.16982.
     rows, columns = parameter.shape[0], parameter[0].numel()
     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -161,33 +163,37 @@ def groups_of(
 
     Args:
         config: which optimiser, and its rates.
-        modules: what is trained.
+        modules: what is trained, the backbone first.
         batch_size: images in a step; the rate of SGD, LARS and AdamW is proportional to it.
         scales: of the rates of each module; 1 where there is none.
     """
-    by_scale: dict[float, list[nn.Parameter]] = {}
-    for module, scale in itertools.zip_longest(modules, scales, fillvalue=1.0):
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for number, (module, scale) in enumerate(itertools.zip_longest(modules, scales, fillvalue=1.0)):
         assert isinstance(module, nn.Module)
         assert isinstance(scale, float)
-        by_scale.setdefault(scale, []).extend(p for p in module.parameters() if p.requires_grad)
-    groups = [group for scale, found in by_scale.items() for group in _groups(config, found, batch_size, scale)]
+        plain = number > 0 and config.name == "muon" and config.heads == "adamw"
+        found.setdefault((scale, plain), []).extend(p for p in module.parameters() if p.requires_grad)
+    groups = [
+        {"params": params, "rule": rule, "lr": lr * scale, "weight_decay": decay, "momentum": config.momentum}
+        | ({"iterations": config.iterations} if rule == "muon" else {})
+        for (scale, plain), parameters in found.items()
+        for params, (rule, lr), decay in _parted(config, parameters, batch_size=batch_size, plain=plain)
+    ]
     return [group for group in groups if group["params"]]
 
 
-def _groups(
-    config: OptimizerConfig, parameters: list[nn.Parameter], batch_size: int, scale: float
-) -> list[dict[str, Any]]:
+def _parted(
+    config: OptimizerConfig, parameters: list[nn.Parameter], *, batch_size: int, plain: bool
+) -> list[tuple[list[nn.Parameter], tuple[str, float], float]]:
+    """Returns matrices and the rest, each with rule, rate and decay; no Muon where ``plain``."""
     matrices = [p for p in parameters if p.ndim > 1]
     others = [p for p in parameters if p.ndim <= 1]
+    beside = ("adamw", config.adam_lr)
     if config.name == "muon":
-        rules = (("muon", config.lr), ("adamw", config.adam_lr))
+        rules = (beside if plain else ("muon", config.lr), beside)
     else:
         rules = ((config.name, config.lr * batch_size / _REFERENCE_BATCH),) * 2
-    decays = (config.weight_decay, 0.0)
-    return [
-        {"params": found, "rule": rule, "lr": lr * scale, "weight_decay": decay, "momentum": config.momentum}
-        for found, (rule, lr), decay in zip((matrices, others), rules, decays, strict=True)
-    ]
+    return [(matrices, rules[0], config.weight_decay), (others, rules[1], 0.0)]
 
 
 def factor(config: OptimizerConfig, progress: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer import device as machine
+from trainer import memory
 from trainer import method as methods
 from trainer.cache import ImageCache, open_or_build
 from trainer.config import PretrainConfig
@@ -61,8 +62,7 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
     _check_count(cache, corpus, least=methods.load(config.method).least_batch)
     mean, std = _statistics(cache) if start is None else start.normalization or _statistics(cache)
     processes = machine.process_count(config)
-    found = probe(config, backbone, cache.x_NCHW, device=device, processes=processes)
-    config = _settled(config, found, processes=processes)
+    found, config, sized = _measured(config, backbone, cache, processes=processes)
     facts = {
         "corpus": corpus,
         "config": to_mapping(config),
@@ -79,7 +79,7 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
         temporary = directory / f".{RUN}"
         temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
         temporary.replace(directory / RUN)
-    listener.said(_chosen(config, cache, found, device) + why)
+    listener.said(_chosen(config, cache, found, device) + why + sized)
     result = fit(store, Run(directory=directory, cache=cache, facts=facts), listener=listener, resumed=False)
     assert result is not None, "the process that begins a run leads it"
     return result
@@ -152,8 +152,25 @@ def _backbone(config: PretrainConfig, start: Start | None) -> Backbone:
     return backbone
 
 
+def _measured(
+    config: PretrainConfig, backbone: Backbone, cache: ImageCache, *, processes: int
+) -> tuple[ProbeResult, PretrainConfig, str]:
+    """Returns what the machine does best, the configuration that follows from it, and what to say of the batch."""
+    device, world = resolve_device(config.device), processes * config.nodes
+    there = memory.available(device, processes=1 if device.type == "cuda" else processes)
+    count = len(cache.x_NCHW)
+    bfloat16 = config.precision == "bfloat16"
+    needs = memory.needs_of(config, backbone, image_count=count, bfloat16=bfloat16)
+    most = None if there is None else needs.largest(there // 2)
+    found = probe(config, backbone, cache.x_NCHW, device=device, processes=processes, most_images=most)
+    if found.bfloat16 and not bfloat16:
+        needs = memory.needs_of(config, backbone, image_count=count, bfloat16=True)
+    batch, sized = memory.batch_that_fits(config, needs, there, processes=world, image_count=count)
+    return found, _settled(replace(config, batch_size=batch), found, processes=processes), sized
+
+
 def _settled(config: PretrainConfig, found: ProbeResult, *, processes: int) -> PretrainConfig:
-    _check_shared(config.batch_size, processes * config.nodes)
+    _check_shared(config.batch, processes * config.nodes)
     return replace(
         config,
         precision="bfloat16" if found.bfloat16 else "float32",

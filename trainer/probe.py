@@ -14,7 +14,7 @@ from trainer.config import PretrainConfig
 from trainer.device import prefers_bfloat16
 from vicinal.types import U8Array
 
-_BATCH, _ROUNDS = 64, 2
+_BATCH, _FEW, _ROUNDS = 64, 8, 2
 _SLOW_S = 1.0
 _WORTH = 1.1
 _READING_SHARE = 0.02
@@ -48,7 +48,13 @@ class ProbeResult:
 
 
 def probe(
-    config: PretrainConfig, backbone: nn.Module, x_NCHW: U8Array, *, device: torch.device, processes: int = 1
+    config: PretrainConfig,
+    backbone: nn.Module,
+    x_NCHW: U8Array,
+    *,
+    device: torch.device,
+    processes: int = 1,
+    most_images: int | None = None,
 ) -> ProbeResult:
     """Measures what the configuration leaves open; a choice is changed only where that is worth a tenth.
 
@@ -58,6 +64,7 @@ def probe(
         x_NCHW: the images.
         device: where it will be trained.
         processes: of this machine, which share its threads.
+        most_images: that fit into memory at once; None: as many as are worth it.
     """
     most = max(1, torch.get_num_threads() // processes)
     if device.type == "cuda":
@@ -69,7 +76,7 @@ def probe(
             workers=1 if config.workers is None else config.workers,
             images_per_second={},
         )
-    return _Search(config, backbone, x_NCHW, most=most).result()
+    return _Search(config, backbone, x_NCHW, threads=most, most_images=most_images).result()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +93,24 @@ class _Setting:
 class _Search:
     """Tries one setting after the other, each time from the best so far."""
 
-    def __init__(self, config: PretrainConfig, backbone: nn.Module, x_NCHW: U8Array, *, most: int) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        backbone: nn.Module,
+        x_NCHW: U8Array,
+        *,
+        threads: int,
+        most_images: int | None,
+    ) -> None:
         self._config = config
         self._backbone = backbone
         self._x_NCHW = x_NCHW
         self._best = _Setting(
             bfloat16=config.precision == "bfloat16",
             channels_last=config.channels_last is not False,
-            threads=config.threads or most,
+            threads=config.threads or threads,
         )
+        self._batch = max(2, min(_BATCH, _BATCH if most_images is None else most_images))
         self._speeds: dict[_Setting, float] = {}
 
     def result(self) -> ProbeResult:
@@ -107,7 +123,7 @@ class _Search:
             self._try(replace(self._best, threads=self._best.threads // 2))
         workers, share = config.workers, None
         if workers is None:
-            share = self._reading_s() * self._speed(self._best) / min(config.batch_size, len(self._x_NCHW))
+            share = self._reading_s() * self._speed(self._best) / min(config.batch, len(self._x_NCHW))
             workers = int(share > _READING_SHARE)
         return ProbeResult(
             bfloat16=self._best.bfloat16,
@@ -124,11 +140,16 @@ class _Search:
 
     def _speed(self, setting: _Setting) -> float:
         if setting not in self._speeds:
-            self._speeds[setting] = _speed(self._backbone, setting, shape=self._x_NCHW.shape[1:])
+            shape = self._x_NCHW.shape[1:]
+            if not self._speeds and self._batch > _FEW:
+                # Large images: a few of them are enough, and a second is not to become a minute.
+                few = _speed(self._backbone, setting, shape=(_FEW, *shape), rounds=1)
+                self._batch = self._batch if self._batch / few < _SLOW_S else _FEW
+            self._speeds[setting] = _speed(self._backbone, setting, shape=(self._batch, *shape), rounds=_ROUNDS + 1)
         return self._speeds[setting]
 
     def _reading_s(self) -> float:
-        size = min(self._config.batch_size, len(self._x_NCHW))
+        size = min(self._config.batch, len(self._x_NCHW))
         rows = np.random.default_rng(0).permutation(len(self._x_NCHW))[:size]
         started = time.perf_counter()
         torch.from_numpy(self._x_NCHW[rows]).float()
@@ -145,13 +166,13 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _speed(backbone: nn.Module, setting: _Setting, *, shape: tuple[int, ...]) -> float:
+def _speed(backbone: nn.Module, setting: _Setting, *, shape: tuple[int, ...], rounds: int) -> float:
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
     model = copy.deepcopy(backbone).train().to(memory_format=layout)
-    x_BCHW = torch.zeros(_BATCH, *shape).contiguous(memory_format=layout)
+    x_BCHW = torch.zeros(*shape).contiguous(memory_format=layout)
     best = float("inf")
     with _threads(setting.threads):
-        for _ in range(_ROUNDS + 1):
+        for _ in range(rounds):
             started = time.perf_counter()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=setting.bfloat16):
                 y_BD = model(x_BCHW)

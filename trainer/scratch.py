@@ -6,13 +6,13 @@ from torch.nn import functional
 
 from trainer import optimizer
 from trainer.config import OptimizerConfig, ViewConfig
+from trainer.monitor import chunk_of
 from trainer.splits import Split
 from trainer.views import ViewMaker
 from vicinal.encoder import Encoder
 from vicinal.modalities.image.backbones import create
 
 _VIEWS = ViewConfig(count=1, crop_scale=(0.4, 1.0), gray=0.0, hue=0.05)
-_CHUNK = 512
 
 
 def scratch_accuracy(
@@ -26,9 +26,10 @@ def scratch_accuracy(
         queries: what it is measured on.
         seed: of initialisation, sampling and augmentation.
         steps: optimiser steps.
-        batch_size: images in a step, at most; all of them where there are fewer.
+        batch_size: images in a step, at most; fewer where they are large, all of them where there are fewer.
     """
     options = encoder.architecture
+    batch_size = min(batch_size, chunk_of(encoder.preprocessing.height))
     torch.manual_seed(seed)
     backbone = create(str(options.pop("name")), **options).to(memory_format=torch.channels_last)
     backbone.whiten(encoder.preprocessing.normalize(torch.from_numpy(labelled.x_NCHW)))
@@ -52,10 +53,10 @@ def scratch_accuracy(
 
 def _accuracy(model: nn.Module, encoder: Encoder, queries: Split) -> float:
     model.eval()
-    right = 0
+    right, count = 0, chunk_of(encoder.preprocessing.height)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for start in range(0, len(queries.y_N), _CHUNK):
-            x_BCHW = encoder.preprocessing.normalize(torch.from_numpy(queries.x_NCHW[start : start + _CHUNK]))
+        for start in range(0, len(queries.y_N), count):
+            x_BCHW = encoder.preprocessing.normalize(torch.from_numpy(queries.x_NCHW[start : start + count]))
             predicted_B = model(x_BCHW.contiguous(memory_format=torch.channels_last)).argmax(dim=1)
-            right += int((predicted_B.numpy() == queries.y_N[start : start + _CHUNK]).sum())
+            right += int((predicted_B.numpy() == queries.y_N[start : start + count]).sum())
     return right / len(queries.y_N)

@@ -9,7 +9,7 @@ import torch
 from trainer import method as methods
 from trainer.budget import Budget
 from trainer.cache import ImageCache, sample_shape
-from trainer.choose import encoder_for
+from trainer.choose import encoder_for, largest_side
 from trainer.config import OptimizerConfig, PretrainConfig, ViewConfig
 from trainer.data import Sampler
 from trainer.module import Plan, PretrainModule
@@ -19,7 +19,7 @@ from vicinal.config import from_mapping, to_mapping
 from vicinal.modalities.image import Preprocessing
 from vicinal.modalities.image.backbones import create
 
-_RATE_FROM_WEIGHTS = 0.1
+_RATE_FROM_WEIGHTS, _WARMUP_FROM_WEIGHTS = 0.01, 0.1
 _WHITENED = 2_000
 """Images, about, from which whitening filters are computed."""
 
@@ -45,8 +45,9 @@ def resolve(
     """
     cls = methods.load(config.method)
     _merged(ViewConfig, cls.views, config.views, section="views")
-    optimizer = _merged(OptimizerConfig, cls.optimizer, config.optimizer, section="optimizer")
-    channels, side = _shape(config, corpus, start)
+    begun = {} if start is None else {"warmup": _WARMUP_FROM_WEIGHTS}
+    optimizer = _merged(OptimizerConfig, cls.optimizer, begun | config.optimizer, section="optimizer")
+    channels, side, small = _shape(config, corpus, start, device)
     gray = channels == 1
     views = _merged(ViewConfig, cls.views, (cls.gray_views if gray else {}) | config.views, section="views")
     config = replace(
@@ -60,22 +61,26 @@ def resolve(
     )
     if start is not None:
         rate = f"the backbone at {config.backbone_rate:g} of the learning rate"
-        return replace(config, encoder=start.encoder), f"; from the weights {start.source}, {rate}"
+        return replace(config, encoder=start.encoder), f"{small}; from the weights {start.source}, {rate}"
     if config.encoder != "auto":
-        return config, ""
+        return config, small
     name, why = encoder_for(image_size=side, device=device, budget=config.budget)
-    return replace(config, encoder=name), f"; chose {name}: {why}"
+    return replace(config, encoder=name), f"{small}; chose {name}: {why}"
 
 
-def _shape(config: PretrainConfig, corpus: str, start: Start | None) -> tuple[int, int]:
-    channels, side = config.channels, config.image_size
+def _shape(config: PretrainConfig, corpus: str, start: Start | None, device: torch.device) -> tuple[int, int, str]:
+    """Returns channels and side of the images, and why they are made smaller than they are, if so."""
+    channels, side, why = config.channels, config.image_size, ""
     if start is not None:
         channels = channels or start.channels
         side = side or (start.side if start.fixed else None)
     if channels is None or side is None:
-        found = sample_shape(corpus, **({} if start is None else {"largest": start.side}))
-        channels, side = channels or found[0], side or found[1]
-    return channels, side
+        most, reason = (start.side, "as the weights were made for") if start else largest_side(device, config.budget)
+        found, own = sample_shape(corpus)
+        if side is None and own > most:
+            why = f"; images of some {own} pixels at {most}, {reason} (--image-size for another)"
+        channels, side = channels or found, side or min(own, most)
+    return channels, side, why
 
 
 def architecture_of(config: PretrainConfig) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def make_module(
         weights: state of the backbone to start from, if not from scratch.
     """
     processes = (config.devices or 1) * config.nodes
-    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch_size, seed=config.seed, processes=processes)
+    sampler = Sampler(count=len(cache.x_NCHW), batch_size=config.batch, seed=config.seed, processes=processes)
     torch.manual_seed(config.seed)
     backbone = create(**architecture_of(config))
     if backbone.whitens:

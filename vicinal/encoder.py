@@ -29,7 +29,8 @@ from vicinal.types import F32Array, JsonObject, Metric, U8Array
 
 KIND, FORMAT_VERSION = "encoder", 1
 WEIGHTS = "weights.safetensors"
-_CHUNK = 256
+_CHUNK, _LEAST_CHUNK, _CHUNK_PIXELS = 256, 16, 1 << 20
+"""Images that pass at once on a CPU: fewer where they are large, so that memory is bounded."""
 
 
 class Encoder:
@@ -52,6 +53,8 @@ class Encoder:
         self.device = device
         self.model = model.eval().to(device).to(memory_format=torch.channels_last)
         self.model.requires_grad_(False)  # noqa: FBT003
+        fitting = _CHUNK_PIXELS // (preprocessing.height * preprocessing.width)
+        self._chunk = _CHUNK if device.type == "cuda" else max(_LEAST_CHUNK, min(_CHUNK, fitting))
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", verify: bool = True) -> "Encoder":
@@ -133,9 +136,9 @@ class Encoder:
             raise InvalidImageError(f"images of {x_BCHW.dtype} {x_BCHW.shape} do not fit: wanted uint8 (B, {wanted})")
         y_BD: F32Array = np.empty((len(x_BCHW), self.dimension), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(x_BCHW), _CHUNK):
-                x_bCHW = torch.from_numpy(np.ascontiguousarray(x_BCHW[start : start + _CHUNK])).to(self.device)
-                y_BD[start : start + _CHUNK] = self._forward(x_bCHW).cpu().numpy()
+            for start in range(0, len(x_BCHW), self._chunk):
+                x_bCHW = torch.from_numpy(np.ascontiguousarray(x_BCHW[start : start + self._chunk])).to(self.device)
+                y_BD[start : start + self._chunk] = self._forward(x_bCHW).cpu().numpy()
         return y_BD
 
     def embed_contents(self, contents: Sequence[bytes]) -> tuple[F32Array, list[VicinalError | None]]:

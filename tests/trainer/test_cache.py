@@ -14,6 +14,7 @@ from trainer import cache
 from trainer import pretrain as stage
 from trainer.cache import open_or_build, sample_shape
 from trainer.config import BudgetConfig, PretrainConfig
+from vicinal.corpus import open_corpus
 from vicinal.errors import InvalidCorpusError, StorageError
 from vicinal.modalities.image import Preprocessing
 from vicinal.store import Store
@@ -162,16 +163,21 @@ def linked(folder, *, count, originals=20):
 
 def test_very_many_links_take_bounded_memory(tmp_path):
     links = linked(tmp_path, count=20_000)
-    tracemalloc.start()
-    try:
-        assert sample_shape(str(links)) == (1, 16)
-        built = open_or_build(tmp_path / "c", str(links), SIZE, progress=quiet)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(built.x_NCHW) == 20_000
-    # The names of one folder are sorted, so they are all in memory: some 300 bytes each, with their labels.
-    assert peak < 20_000 * 500 + (8 << 20), f"{peak / 2**20:.0f} MiB"
+    with open_corpus(str(links)) as corpus:
+        tracemalloc.start()
+        try:
+            survey = cache._survey(corpus, SIZE)
+            assert len(cache._spread(corpus)) >= 64
+            kept, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert survey.count == 20_000
+    # The names of one folder are sorted, so they are all in memory at once; nothing is kept of an item.
+    assert peak < 20_000 * 300, f"{peak / 2**20:.0f} MiB"
+    assert kept < 1 << 20, f"{kept / 2**20:.1f} MiB"
+    built = open_or_build(tmp_path / "c", str(links), SIZE, progress=quiet)
+    assert built.x_NCHW.shape == (20_000, 1, 8, 8)
+    assert sorted(set(values(built))) == list(range(20))
 
 
 def test_loops_and_dead_links_are_quarantined(tmp_path):

@@ -9,12 +9,14 @@ import torch
 
 from trainer import device as machine
 from trainer import optimizer
+from trainer import pretrain as stage
 from trainer.config import BudgetConfig, OptimizerConfig, PretrainConfig
 from trainer.data import Sampler, StepLoader
 from trainer.probe import probe
 from trainer.probes import linear_predict, ridge_predict
 from vicinal.errors import InvalidArgumentError, InvalidConfigError, InvalidCorpusError
 from vicinal.modalities.image.backbones import create
+from vicinal.store import Store
 
 
 def config(minutes=1.0, **changes):
@@ -64,6 +66,9 @@ def test_the_backbone_learns_more_slowly_where_asked():
     groups = optimizer.groups_of(OptimizerConfig(), modules, batch_size=256, scales=(0.1, 1.0))
     assert [round(group["lr"], 6) for group in groups] == [0.003, 0.0002, 0.03, 0.002]
     assert len(optimizer.groups_of(OptimizerConfig(), modules, batch_size=256)) == 2
+    plain = optimizer.groups_of(OptimizerConfig(heads="adamw", iterations=2), modules, batch_size=256)
+    assert [group["rule"] for group in plain] == ["muon", "adamw", "adamw", "adamw"]
+    assert plain[0]["iterations"] == 2
 
 
 def test_processes_and_strategy_follow_the_machine():
@@ -161,3 +166,14 @@ def test_images_and_updates_stay_on_the_gpu():
     model(torch.ones(2, 4, device=device)).sum().backward()
     solver.step()
     assert machine.process_count(config(device="cuda")) == torch.cuda.device_count()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_a_gpu_becomes_an_encoder(drawings, tmp_path):
+    settings = PretrainConfig(
+        budget=BudgetConfig(steps=4), encoder="resnet10-w8", batch_size=32, device="cuda:0", method="moco"
+    )
+    result = stage.pretrain(Store.create(tmp_path / "w"), str(drawings), settings)
+    assert result.state["step"] == 4
+    assert result.state["online"]

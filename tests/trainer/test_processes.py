@@ -49,8 +49,7 @@ def test_two_processes_make_one_run_and_one_encoder(tmp_path, drawings, budget):
     assert len(list((folder / "logs").iterdir())) == 1
     assert [path.name for path in (tmp_path / "w" / "encoders").iterdir()] == ["000001"]
     if budget[0] == "--steps":
-        # 15 images of each process, two views, eight steps.
-        assert (values["step"], values["views_seen"]) == (8, 8 * 2 * 15)
+        assert (values["step"], values["views_seen"]) == (8, 8 * 2 * 30), "of both processes together"
 
 
 @pytest.mark.slow

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from trainer import pretrain as stage
 from trainer import start
+from trainer.commands import export as export_command
 from trainer.commands import pretrain as pretrain_command
 from trainer.config import BudgetConfig, PretrainConfig
 from trainer.export import find_run
+from trainer.monitor import Accuracy, OnlineMonitor
 from trainer.watch import Watch
 from vicinal.encoder import Encoder
 from vicinal.errors import (
@@ -59,10 +61,24 @@ def test_training_goes_on_from_an_own_encoder(first, drawings):
     assert all(torch.equal(begun[name], tensor) for name, tensor in old.model.state_dict().items())
     facts = new.manifest.body["metadata"]
     assert facts["config"]["weights"] == "000001"
-    assert facts["config"]["backbone_rate"] == 0.1
+    assert facts["config"]["backbone_rate"] == 0.01
+    assert facts["config"]["optimizer"]["warmup"] == 0.1
     assert set(result.state["baselines"]) == {"pixels", "random", "start"}
     assert "from the weights of encoder 000001" in said[0]
     assert "the weights it starts from" in said[1]
+
+
+def test_it_is_said_when_the_start_was_better(first, drawings, monkeypatch):
+    monkeypatch.setattr(OnlineMonitor, "pixels", lambda _: Accuracy(knn=0.1, linear=0.1))
+    monkeypatch.setattr(OnlineMonitor, "random", lambda *_: Accuracy(knn=0.1, linear=0.1))
+    accuracies = iter([0.9, *[0.5] * 9])
+    monkeypatch.setattr(OnlineMonitor, "encoder", lambda *_: Accuracy(knn=next(accuracies), linear=0.5))
+    result = stage.pretrain(first, str(drawings), config(1, weights="latest"))
+    assert "the weights it starts from were better, kNN 90.0% against 50.0%" in result.advice
+    assert "vicinal export --weights latest --backbone resnet10-w8 --image-size 20" in result.advice
+    monkeypatch.setattr(OnlineMonitor, "random", lambda *_: Accuracy(knn=0.7, linear=0.1))
+    result = stage.pretrain(first, str(drawings), config(1, encoder="resnet10-w8"))
+    assert "better is: random encoder, kNN 70.0% against 50.0%" in result.advice
 
 
 def test_a_rate_of_nothing_leaves_the_weights(first, drawings):
@@ -139,6 +155,21 @@ def test_torchvisions_weights_bring_their_normalisation(store, drawings, tmp_pat
     assert torch.equal(begun["body.conv1.weight"], network.conv1.weight)
     with pytest.raises(InvalidArgumentError, match="leave --encoder out"):
         start.find("ResNet18_Weights.IMAGENET1K_V1", encoder="resnet50", store=store)
+
+
+def test_weights_become_an_encoder_as_they_are(tmp_path):
+    state = create("efficientnet-lite0").state_dict()
+    save_file({name.removeprefix("body."): tensor for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    words = ["-w", str(tmp_path / "w"), "--weights", str(tmp_path / "w.safetensors"), "--json"]
+    words += ["--backbone", "efficientnet-lite0", "--image-size", "64"]
+    done = CliRunner().invoke(export_command, words, catch_exceptions=False)
+    assert json.loads(done.stdout) == {"encoder": "000001"}
+    made = Encoder.load(tmp_path / "w" / "encoders" / "000001")
+    assert made.preprocessing.height == 64
+    assert made.preprocessing.mean[0] * 255 == pytest.approx(127)
+    assert all(torch.equal(made.model.state_dict()[name], tensor) for name, tensor in state.items())
+    done = CliRunner().invoke(export_command, [*words, "--run", "latest"])
+    assert done.exit_code == 2
 
 
 def test_weights_that_are_not_there_are_named(first, tmp_path):
