@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.serve_peers import NAMES
+
 Ask = Callable[[np.ndarray], list[str]]
 
 
 def main() -> None:
     """Runs the callers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", required=True, choices=["vicinal", "chroma", "milvus-lite", "redis"])
+    parser.add_argument("--peer", required=True, choices=["vicinal", *NAMES])
     parser.add_argument("--mode", default="unary", choices=["unary", "stream", "batch"])
     parser.add_argument("--address", required=True)
     parser.add_argument("--queries", type=Path, required=True)
@@ -32,6 +34,11 @@ def main() -> None:
     arguments = parser.parse_args()
     x_QD = np.load(arguments.queries, allow_pickle=False)
     ours = arguments.peer == "vicinal"
+    if ours:
+        # Our client at its best, as the peers' theirs.
+        from serving.worker import install_event_loop
+
+        install_event_loop()
     print(json.dumps(asyncio.run(_vicinal(arguments, x_QD)) if ours else _threads(arguments, x_QD)))
 
 

@@ -88,7 +88,11 @@ def threads_for(work: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _load() -> Any:
+def import_faiss() -> Any:
+    """Imports FAISS with the kernel that this CPU deserves; starts no thread, so a process may fork afterwards.
+
+    Everybody else calls ``load_faiss``, which also checks the kernel.
+    """
     coretype = choose_coretype(cpu_flags(), platform.machine())
     if coretype is not None:
         os.environ.setdefault(CORETYPE_VARIABLE, coretype)
@@ -96,6 +100,11 @@ def _load() -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import faiss  # noqa: PLC0415 - the variables above must be set first
 
+    return faiss
+
+
+def _load() -> Any:
+    faiss = import_faiss()
     check_products(faiss)
     return faiss
 

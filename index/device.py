@@ -134,6 +134,9 @@ class Dispatcher:
         list_count: lists of the index.
     """
 
+    is_concurrent = False
+    """Callers wait for each other: they do better together, in one batch."""
+
     def __init__(self, faiss_index: Any, *, list_count: int) -> None:
         self._faiss = load_faiss()
         self._index = faiss_index

@@ -53,6 +53,11 @@ class Engine:
             self._searcher = open_on_gpu(directory, placement=Placement())
 
     @property
+    def is_concurrent(self) -> bool:
+        """Whether searches may run beside each other; else one thread asks the index, and batches serve it best."""
+        return bool(getattr(self._searcher, "is_concurrent", True))
+
+    @property
     def is_exact(self) -> bool:
         """Whether the kind is exact at every effort."""
         return not self._kind.effort_name

@@ -240,6 +240,11 @@ class Snapshot:
         """Returns the embeddings of rows, float32 (R, D)."""
         return np.ascontiguousarray(self.vectors_ND[rows])
 
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether searches run beside each other; else the index is asked by one thread, whoever calls."""
+        return self._engine.is_concurrent
+
     def is_exact(self, neighbor_count: int, effort: int) -> bool:
         """Returns whether a search with that count and effort compares with every item."""
         # An index that returns a good part of the items does more work than a scan.

@@ -112,6 +112,11 @@ class Supervisor:
 
     def _import_shared(self) -> None:
         # What is imported before the fork is shared memory, and a worker that is started again starts at once.
+        from serving.server import import_services  # noqa: PLC0415 - imported once, before the workers are forked
+        from serving.threads import import_before_fork  # noqa: PLC0415 - imports NumPy
+
+        import_before_fork(self._worker_count)
+        import_services()
         with contextlib.suppress(VicinalError):
             version = self._fixed or self._store.active().snapshot
             if (self._store.path("snapshots", version) / ENCODER_DIRECTORY).is_dir():

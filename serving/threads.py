@@ -2,7 +2,7 @@
 
 import os
 
-from index.blas import load_faiss
+from index.blas import import_faiss, load_faiss
 from serving.board import Board
 from serving.worker import core_count
 
@@ -16,6 +16,18 @@ def limit_threads(worker_count: int) -> None:
         worker_count: workers on this machine, at least 1.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, core_count() // worker_count)))
+
+
+def import_before_fork(worker_count: int) -> None:
+    """Imports FAISS in the process that the workers are forked from, so that they share its memory.
+
+    It makes no thread until it searches, and each worker checks it for itself.
+
+    Args:
+        worker_count: workers on this machine, at least 1.
+    """
+    limit_threads(worker_count)
+    import_faiss()
 
 
 def take_free_cores(board: Board) -> int:

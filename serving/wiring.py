@@ -107,7 +107,8 @@ class _Wire:
             return otherwise
 
         async def handle(raw: bytes, context: Context) -> bytes:
-            answer = at_once(raw, context)
+            # gRPC's context cannot remember whether its call is traced: that is decided once.
+            answer = at_once(raw, context) if self._wiring.traces is None else None
             return await otherwise(raw, context) if answer is None else answer
 
         handle.__dict__.update({AT_ONCE: at_once, OTHERWISE: otherwise})

@@ -6,12 +6,12 @@ from typing import Any
 import grpc
 from typing_extensions import override
 
-from serving.http2 import frames
-from serving.http2.frames import ConnectionFaultError, ErrorCode, Kind, frame
 from serving.http2.heads import CLOSING, OPENING, Head, HeadReader, plain_answer, trailers
 from serving.http2.link import Limits, Link
 from serving.http2.messages import PREFIX_BYTES, framed
 from serving.http2.stream import Stream
+from vicinal.http2 import frames
+from vicinal.http2.frames import ConnectionFaultError, ErrorCode, Kind, frame
 
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
 _MOST_HEADER_BYTES = 65_536

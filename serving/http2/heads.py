@@ -1,14 +1,13 @@
 """Headers of calls: read with a memory for those that come again, and written as fixed bytes."""
 
-import base64
-import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from hpack import Decoder, HPACKError
 
-from serving.http2.frames import ConnectionFaultError, ErrorCode
+from vicinal.http2.fields import decode_binary, encode_binary, encode_message, literal
+from vicinal.http2.frames import ConnectionFaultError, ErrorCode
 
 _MAX_LIST_BYTES = 65_536
 _MAX_KNOWN = 64
@@ -74,7 +73,7 @@ def _head_of(fields: Iterable[Any]) -> Head:
         if name.startswith(":") or name in _OWN:
             words[name] = value
         elif name.endswith("-bin"):
-            metadata += ((name, part) for part in _binary(value))
+            metadata += ((name, part) for part in decode_binary(value))
         else:
             metadata.append((name, value))
     return Head(
@@ -100,33 +99,6 @@ def _timeout_s(text: str) -> float | None:
     return int(text[:-1]) * unit
 
 
-def _binary(value: str) -> list[bytes]:
-    found = []
-    for part in value.split(","):
-        try:
-            found.append(base64.b64decode(part + "=" * (-len(part) % 4)))
-        except (binascii.Error, ValueError):
-            continue
-    return found
-
-
-def _length(size: int) -> bytes:
-    if size < 127:
-        return bytes((size,))
-    pieces, rest = bytearray((127,)), size - 127
-    while rest > 127:
-        pieces.append(rest & 127 | 128)
-        rest >>= 7
-    pieces.append(rest)
-    return bytes(pieces)
-
-
-def literal(name: str, value: str) -> bytes:
-    """Returns a field as it stands, which leaves the other end's table alone (RFC 7541, 6.2.2)."""
-    raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
-    return b"\0" + _length(len(raw_name)) + raw_name + _length(len(raw_value)) + raw_value
-
-
 OPENING = b"\x88" + literal("content-type", "application/grpc")
 """Headers of every reply: status 200 (index 8 of the fixed table), and what follows is gRPC."""
 CLOSING = literal("grpc-status", "0")
@@ -148,12 +120,7 @@ def trailers(status: int, message: str, metadata: Iterable[tuple[str, str | byte
     """
     fields = [literal("grpc-status", str(status))]
     if message:
-        fields.append(literal("grpc-message", _percent(message)))
+        fields.append(literal("grpc-message", encode_message(message)))
     for name, value in metadata:
-        text = value if isinstance(value, str) else base64.b64encode(value).decode().rstrip("=")
-        fields.append(literal(name.lower(), text))
+        fields.append(literal(name.lower(), value if isinstance(value, str) else encode_binary(value)))
     return b"".join(fields)
-
-
-def _percent(message: str) -> str:
-    return "".join(chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in message.encode())

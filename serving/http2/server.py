@@ -1,6 +1,7 @@
 """The server: listens, finds handlers, and ends in order; stands where ``grpc.aio.server`` does for plain text."""
 
 import asyncio
+import errno
 import inspect
 import socket
 from collections.abc import Iterable, Sequence
@@ -13,10 +14,11 @@ import grpc
 
 from serving.calls import AT_ONCE, OTHERWISE
 from serving.http2.connection import Connection
-from serving.http2.frames import ErrorCode
 from serving.http2.link import Limits, Link
+from vicinal.http2.frames import ErrorCode
 
 _BACKLOG = 1024
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class Http2Server:
                 self._sockets.append(_unix_socket(address.removeprefix("unix:").removeprefix("//")))
                 return 1
             host, _, port = address.rpartition(":")
-            self._sockets.append(_tcp_socket(host.strip("[]"), int(port), reuse_port=self._reuse_port))
-            return int(self._sockets[-1].getsockname()[1])
+            opened = _tcp_sockets(host.strip("[]"), int(port), reuse_port=self._reuse_port)
+            self._sockets += opened
+            return int(opened[0].getsockname()[1])
         except (OSError, ValueError) as error:
             raise RuntimeError(f"cannot listen on {address}: {error}") from error
 
@@ -133,16 +136,30 @@ def _prepared(handler: Any) -> Any:
     )
 
 
-def _tcp_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
+def _tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Returns a socket for each address of a host, such as the two of localhost, on one port."""
     found: Sequence[Any] = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, place = found[0]
-    opened = socket.socket(family, kind, protocol)
+    opened: list[socket.socket] = []
+    for family, _, _, _, place in found:
+        try:
+            chosen = opened[0].getsockname()[1] if opened else port
+            opened.append(_tcp_socket(family, (place[0], chosen, *place[2:]), reuse_port=reuse_port))
+        except OSError as error:
+            # An address that this machine does not have matters only where it is the only one.
+            if error.errno not in _NOT_HERE or (not opened and place is found[-1][4]):
+                raise
+    return opened
+
+
+def _tcp_socket(family: int, place: tuple[Any, ...], *, reuse_port: bool) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6 and host in {"", "::"}:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if family == socket.AF_INET6:
+            # With IPv4 for every address, beside it for one of several.
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(place[0] != "::"))
         opened.bind(place)
         opened.listen(_BACKLOG)
         opened.settimeout(0)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from serving.http2.frames import ConnectionFaultError, ErrorCode
 from serving.http2.heads import OPENING, Head, Metadata, trailers
 from serving.http2.messages import MessageReader, framed
 from vicinal.errors import OverloadedError, VicinalError
+from vicinal.http2.frames import ConnectionFaultError, ErrorCode
 
 if TYPE_CHECKING:
     from serving.http2.link import Link

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 
 from serving.context import Call, ServingContext
+from serving.dispatch import SearchDispatcher
 from serving.fast import FastPath, is_plain
 from serving.generation import Generation
 from serving.images import ImageEmbedder
@@ -41,6 +42,7 @@ class SearchServicer:
         self._searcher = Searcher(context.config.limits, context.queries, context.store)
         self._images = ImageEmbedder(context.config.limits, run=context.run, slab=context.place.slab)
         self._fast: tuple[Generation | None, FastPath | None] = (None, None)
+        self._dispatcher = SearchDispatcher()
         self.quick = {"Search": self.search_plain}
         """What answers an RPC from the bytes of its request alone, by name."""
 
@@ -59,6 +61,10 @@ class SearchServicer:
             # Under a millisecond: no thread is worth its switch.
             with call.part("search"):
                 return fast.search(request)
+        dispatched = self._dispatched(request)
+        if dispatched is not None:
+            with call.part("search"):
+                return await self._dispatcher.search(dispatched, request, call)
         name = request.snapshot
         if request.options.page_token:
             name = decode_page(request.options.page_token, snapshot=name).snapshot
@@ -71,6 +77,22 @@ class SearchServicer:
         if self._is_quick(generation, request):
             return self._searcher.search(generation, request, call)
         return await self._context.run(self._searcher.search, generation, request, call)
+
+    def _dispatched(self, request: pb.SearchRequest) -> FastPath | None:
+        """Returns what answers a query in batches of those that come together; None where that does not pay."""
+        if request.snapshot or request.query.WhichOneof("query") != "vector" or not is_plain(request.options):
+            return None
+        generation = self._context.generations.current()
+        base = generation.base
+        scans = not generation.quick and base.is_exact(1, base.default_effort)
+        if base.is_concurrent and not scans:
+            return None
+        fast = self._fast_of(generation)
+        return fast if fast.takes(request.query) else None
+
+    def close(self) -> None:
+        """Ends the thread of the dispatcher."""
+        self._dispatcher.close()
 
     async def BatchSearch(self, request: pb.BatchSearchRequest, call: Call) -> pb.BatchSearchResponse | bytes:
         """Finds the neighbors of many queries."""
@@ -104,7 +126,7 @@ class SearchServicer:
 
     def _fast_path(self) -> FastPath | None:
         generation = self._context.generations.current()
-        if not generation.quick:
+        if not generation.quick or not generation.base.is_concurrent:
             return None
         return self._fast_of(generation)
 
@@ -137,6 +159,7 @@ class SearchServicer:
         options = request.options
         return (
             generation.quick
+            and generation.base.is_concurrent
             and request.query.WhichOneof("query") in _CHEAP
             and not (options.HasField("effort") or options.HasField("target_recall") or options.HasField("filter"))
             and options.neighbor_count <= 100

@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.http2 import frames
-from serving.http2.frames import ErrorCode
 from serving.http2.messages import framed
 from serving.http2.server import Http2Server
 from tests.serving.wire_client import LIMITS, PATH, Echo, Wire, body, serving
+from vicinal.http2 import frames
+from vicinal.http2.frames import ErrorCode
 
 
 def dial(place: int | str) -> Any:
@@ -110,5 +110,7 @@ def test_sockets_in_the_file_system_and_ports_that_are_taken(tmp_path: Any) -> N
     for _ in range(2):
         with serving(address=f"unix:{path}"), dial(f"unix:{path}") as channel:
             assert channel.unary_unary(PATH + "Say")(b"quick", timeout=5) == b"quick"
+    with serving(address="localhost:0") as (_, port, _), dial(f"127.0.0.1:{port}") as channel:
+        assert channel.unary_unary(PATH + "Say")(b"quick", timeout=5) == b"quick"
     with serving() as (_, port, _), pytest.raises(RuntimeError, match="cannot listen"):
         Http2Server(LIMITS, reuse_port=False).add_insecure_port(f"127.0.0.1:{port}")

@@ -8,12 +8,12 @@ from contextlib import closing
 import pytest
 from hpack import Encoder
 
-from serving.http2 import frames
-from serving.http2.frames import ErrorCode, Kind, frame
 from serving.http2.heads import HeadReader
 from serving.http2.link import Limits
 from serving.http2.messages import framed
 from tests.serving.wire_client import LIMITS, PATH, Echo, Wire, body, serving
+from vicinal.http2 import frames
+from vicinal.http2.frames import ErrorCode, Kind, frame
 
 LONG = [frame(Kind.CONTINUATION, 0, 1, b"x" * 16_000)] * 5
 
@@ -114,6 +114,16 @@ def test_what_breaks_the_protocol_ends_the_connection_with_its_code(
     with closing(Wire(opened[1])) as other:
         other.send(other.head(1), body(1, b"others go on"))
         assert other.reply(1)[0] == framed(b"others go on")
+
+
+def test_a_connection_that_lives_long_may_send_many_small_frames(
+    opened: tuple[Echo, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.http2.link._IDLE_S", 0.0)
+    with closing(Wire(opened[1])) as wire:
+        wire.send(*[frames.window_update(0, 1)] * 25_000)
+        wire.send(wire.head(1), body(1, b"quick after all"))
+        assert wire.reply(1)[0] == framed(b"quick after all")
 
 
 def test_calls_taken_back_at_once_end_the_connection(opened: tuple[Echo, int]) -> None:

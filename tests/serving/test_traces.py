@@ -10,6 +10,7 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+from typing_extensions import override
 
 from serving.config import load_config
 from serving.traces import make_traces
@@ -30,7 +31,8 @@ class Receiver(otlp_grpc.TraceServiceServicer):
         self.spans: list[Any] = []
         self.lock = threading.Lock()
 
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the RPC
+    @override
+    def Export(self, request: Any, context: Any) -> Any:
         del context
         with self.lock:
             self.spans += [

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 from hpack import Decoder, Encoder
 
-from serving.http2 import frames
-from serving.http2.frames import ErrorCode, Kind, frame
 from serving.http2.link import Limits
 from serving.http2.messages import framed
 from serving.http2.server import Http2Server
+from vicinal.http2 import frames
+from vicinal.http2.frames import ErrorCode, Kind, frame
 
 PATH = "/test.Echo/"
 LIMITS = Limits(message_bytes=1 << 20, streams=8, keepalive_s=0.3, keepalive_wait_s=0.2)

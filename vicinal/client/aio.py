@@ -31,6 +31,7 @@ from vicinal.client.results import SearchResult
 from vicinal.client.search import Options, QueryLike
 from vicinal.client.stream import METHOD as STREAM_METHOD
 from vicinal.client.stream import Pending, run_async
+from vicinal.client.wire import WireChannel, is_plain_address
 from vicinal.errors import UnavailableError, VicinalError
 from vicinal.v1 import search_service_pb2 as pb
 
@@ -68,6 +69,7 @@ class AsyncClient:
             if secrets
             else grpc.aio.insecure_channel(address, options=options)
         )
+        self._wire = WireChannel(address) if secrets is None and is_plain_address(address) else None
         self._methods: dict[str, Any] = {}
 
     search = async_method(search_calls.search)
@@ -171,6 +173,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; calls in progress are cancelled."""
+        if self._wire is not None:
+            await self._wire.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -183,7 +187,7 @@ class AsyncClient:
 
     def _method(self, call: Call[Any]) -> Any:
         shapes = {
-            (False, False): self._channel.unary_unary,
+            (False, False): (self._wire or self._channel).unary_unary,
             (False, True): self._channel.unary_stream,
             (True, False): self._channel.stream_unary,
         }

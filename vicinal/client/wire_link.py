@@ -1,0 +1,293 @@
+"""One connection of the asyncio client over plain text: sends requests, gathers replies, keeps both windows."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from hpack import Decoder, HPACKError
+from typing_extensions import override
+
+from vicinal.client.exchange import Exchange, LostCallError
+from vicinal.http2 import frames
+from vicinal.http2.frames import ErrorCode, Kind, Setting, frame
+
+_WINDOW = 1 << 30
+_FRAME_BYTES = 1 << 20
+_KEEPALIVE_S = 30.0
+_KEEPALIVE_WAIT_S = 10.0
+_MAX_KNOWN = 64
+_UNAVAILABLE, _CANCELLED, _INTERNAL, _EXHAUSTED = 14, 1, 13, 8
+_BY_RESET = {
+    ErrorCode.REFUSED_STREAM: _UNAVAILABLE,
+    ErrorCode.CANCEL: _CANCELLED,
+    ErrorCode.ENHANCE_YOUR_CALM: _EXHAUSTED,
+}
+
+
+class WireLink(asyncio.Protocol):
+    """One connection; it ends for good when the server or the network ends it."""
+
+    def __init__(self) -> None:
+        self.usable = True
+        """Whether new calls may be sent on it."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._decoder = Decoder(max_header_list_size=1 << 20)
+        self._known: dict[bytes, dict[str, str]] = {}
+        self._exchanges: dict[int, Exchange] = {}
+        self._next = 1
+        self._rest = b""
+        self._block: tuple[int, int, bytes] | None = None
+        self._window = frames.DEFAULT_WINDOW
+        self._initial_window = frames.DEFAULT_WINDOW
+        self._frame_bytes = frames.MAX_FRAME_BYTES
+        self._received = 0
+        self._most_calls = frames.MAX_WINDOW
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._heard_s = self._loop.time()
+        self._keeper: asyncio.TimerHandle | None = None
+        self._takers = {
+            int(Kind.DATA): self._on_data,
+            int(Kind.HEADERS): self._on_headers,
+            int(Kind.CONTINUATION): self._on_continuation,
+            int(Kind.RST_STREAM): self._on_reset,
+            int(Kind.SETTINGS): self._on_settings,
+            int(Kind.PING): self._on_ping,
+            int(Kind.GOAWAY): self._on_go_away,
+            int(Kind.WINDOW_UPDATE): self._on_window,
+        }
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server takes no further call now."""
+        return len(self._exchanges) >= self._most_calls
+
+    async def room(self) -> None:
+        """Waits until the server may take one call more, or the connection is over."""
+        self._queue.append(self._loop.create_future())
+        await self._queue[-1]
+
+    def send(self, head: bytes, body: bytes) -> tuple[int, Exchange]:
+        """Sends a request.
+
+        Args:
+            head: the block of its headers.
+            body: its message with the prefix.
+
+        Returns:
+            Its number, and where its reply will be.
+        """
+        number, self._next = self._next, self._next + 2
+        if self._next > frames.MAX_WINDOW - 2:
+            self.usable = False
+        exchange = self._exchanges[number] = Exchange(self._loop.create_future(), self._initial_window)
+        opening = frame(Kind.HEADERS, frames.END_HEADERS, number, head)
+        size = len(body)
+        if size <= self._window and size <= exchange.window and size <= self._frame_bytes:
+            self._window -= size
+            self._transport.write(opening + frame(Kind.DATA, frames.END_STREAM, number, body))
+        else:
+            exchange.outgoing = body
+            self._transport.write(opening)
+            self._push_on(number, exchange)
+        return number, exchange
+
+    def give_up(self, number: int) -> None:
+        """Tells the server that nobody waits for a reply any more."""
+        if self._exchanges.pop(number, None) is not None and not self._transport.is_closing():
+            self._transport.write(frames.reset(number, ErrorCode.CANCEL))
+        self._call_next()
+
+    def close(self) -> None:
+        """Ends the connection and its calls."""
+        self._end(_CANCELLED, "the client was closed")
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        told: dict[int, int] = {
+            Setting.ENABLE_PUSH: 0,
+            Setting.INITIAL_WINDOW_SIZE: _WINDOW,
+            Setting.MAX_FRAME_SIZE: _FRAME_BYTES,
+        }
+        more = frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
+        self._transport.write(frames.PREFACE + frames.settings(told) + more)
+        self._keeper = self._loop.call_later(_KEEPALIVE_S, self._keep)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(_UNAVAILABLE, f"the connection was lost{f': {exc}' if exc else ''}")
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._loop.time()
+        data = self._rest + data if self._rest else data
+        at, end = 0, len(data)
+        try:
+            while end - at >= frames.HEADER_BYTES:
+                size, begin = int.from_bytes(data[at : at + 3], "big"), at + frames.HEADER_BYTES
+                if size > _FRAME_BYTES:
+                    self._end(_UNAVAILABLE, "what answers does not speak gRPC in plain text")
+                    return
+                if end - begin < size:
+                    break
+                taker = self._takers.get(data[at + 3])
+                if taker is not None:
+                    number = int.from_bytes(data[at + 5 : begin], "big") & frames.MAX_WINDOW
+                    taker(data[at + 4], number, data[begin : begin + size])
+                at = begin + size
+        except (HPACKError, frames.ConnectionFaultError, UnicodeDecodeError) as error:
+            self._end(_INTERNAL, f"the server broke the protocol: {error}")
+            return
+        self._rest = data[at:]
+
+    def _on_headers(self, flags: int, number: int, payload: bytes) -> None:
+        block = frames.without_padding(flags, payload)
+        if flags & frames.END_HEADERS:
+            self._take_block(flags, number, block)
+        else:
+            self._block = (flags, number, block)
+
+    def _on_continuation(self, flags: int, number: int, payload: bytes) -> None:
+        del number
+        if self._block is None:
+            return
+        first, number, block = self._block
+        self._block = (first, number, block + payload)
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._take_block(first, number, block + payload)
+
+    def _take_block(self, flags: int, number: int, block: bytes) -> None:
+        fields = self._known.get(block)
+        if fields is None:
+            entries = self._decoder.header_table.dynamic_entries
+            before = (len(entries), entries[0] if entries else None)
+            read: Any = self._decoder.decode(block, raw=True)
+            fields = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in read}
+            entries = self._decoder.header_table.dynamic_entries
+            # A block that changes the table means something else the next time, and so may those before it.
+            if len(entries) != before[0] or (entries and entries[0] is not before[1]) or len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            else:
+                self._known[block] = fields
+        exchange = self._exchanges.get(number)
+        if exchange is None:
+            return
+        exchange.fields.update(fields)
+        if flags & frames.END_STREAM:
+            self._finish(number, exchange)
+
+    def _on_data(self, flags: int, number: int, payload: bytes) -> None:
+        self._received += len(payload)
+        if self._received >= _WINDOW // 2:
+            self._transport.write(frames.window_update(0, self._received))
+            self._received = 0
+        exchange = self._exchanges.get(number)
+        if exchange is None:
+            return
+        exchange.data += frames.without_padding(flags & frames.PADDED, payload)
+        if flags & frames.END_STREAM:
+            self._finish(number, exchange)
+
+    def _finish(self, number: int, exchange: Exchange) -> None:
+        del self._exchanges[number]
+        if not exchange.done.done():
+            exchange.done.set_result(exchange)
+        self._call_next()
+
+    def _call_next(self) -> None:
+        while self._queue and (len(self._exchanges) < self._most_calls or not self.usable):
+            waiting = self._queue.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+    def _fail(self, number: int, code: int, details: str) -> None:
+        exchange = self._exchanges.pop(number, None)
+        if exchange is not None and not exchange.done.done():
+            exchange.done.set_exception(LostCallError(code, details))
+        self._call_next()
+
+    def _on_reset(self, flags: int, number: int, payload: bytes) -> None:
+        del flags
+        code = int.from_bytes(payload, "big")
+        self._fail(number, _BY_RESET.get(ErrorCode(code), _INTERNAL), f"the server ended the call with code {code}")
+
+    def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
+        del number
+        if flags & frames.ACK:
+            return
+        for at in range(0, len(payload) // 6 * 6, 6):
+            key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
+            if key == Setting.INITIAL_WINDOW_SIZE:
+                change, self._initial_window = value - self._initial_window, value
+                for exchange in self._exchanges.values():
+                    exchange.window += change
+            elif key == Setting.MAX_FRAME_SIZE:
+                self._frame_bytes = min(value, _FRAME_BYTES)
+            elif key == Setting.MAX_CONCURRENT_STREAMS:
+                self._most_calls = value
+        self._transport.write(frame(Kind.SETTINGS, frames.ACK, 0))
+        self._push_all()
+
+    def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
+        del number
+        if not flags & frames.ACK:
+            self._transport.write(frame(Kind.PING, frames.ACK, 0, payload))
+
+    def _on_go_away(self, flags: int, number: int, payload: bytes) -> None:
+        del flags, number
+        self.usable = False
+        last, why = int.from_bytes(payload[:4], "big") & frames.MAX_WINDOW, payload[8:].decode("utf-8", "replace")
+        for later in [one for one in self._exchanges if one > last]:
+            self._fail(later, _UNAVAILABLE, why or "the server goes away")
+        if not self._exchanges:
+            self._transport.close()
+
+    def _on_window(self, flags: int, number: int, payload: bytes) -> None:
+        del flags
+        size, exchange = int.from_bytes(payload, "big") & frames.MAX_WINDOW, self._exchanges.get(number)
+        if not number:
+            self._window += size
+        elif exchange is not None:
+            exchange.window += size
+        self._push_all()
+
+    def _push_all(self) -> None:
+        for number, exchange in list(self._exchanges.items()):
+            if exchange.outgoing:
+                self._push_on(number, exchange)
+
+    def _push_on(self, number: int, exchange: Exchange) -> None:
+        out = []
+        while exchange.outgoing:
+            size = min(len(exchange.outgoing), self._window, exchange.window, self._frame_bytes)
+            if size <= 0:
+                break
+            piece, exchange.outgoing = exchange.outgoing[:size], exchange.outgoing[size:]
+            self._window -= size
+            exchange.window -= size
+            out.append(frame(Kind.DATA, 0 if exchange.outgoing else frames.END_STREAM, number, piece))
+        if out:
+            self._transport.write(b"".join(out))
+
+    def _keep(self) -> None:
+        silent_s = self._loop.time() - self._heard_s
+        if self._exchanges and silent_s >= _KEEPALIVE_S + _KEEPALIVE_WAIT_S:
+            self._end(_UNAVAILABLE, "the server is silent")
+            return
+        if silent_s >= _KEEPALIVE_S:
+            self._transport.write(frame(Kind.PING, 0, 0, b"vicinal?"))
+        self._keeper = self._loop.call_later(_KEEPALIVE_WAIT_S, self._keep)
+
+    def _end(self, code: int, details: str) -> None:
+        self.usable = False
+        if self._keeper is not None:
+            self._keeper.cancel()
+        for number in list(self._exchanges):
+            self._fail(number, code, details)
+        while self._queue:
+            self._call_next()
+        if self._transport is not None:
+            self._transport.close()

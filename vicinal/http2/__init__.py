@@ -1,0 +1,1 @@
+"""What both ends of our own HTTP/2 use: frames, and fields as they stand on the wire."""
