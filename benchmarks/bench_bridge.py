@@ -19,7 +19,7 @@ from index.exact import exact_search
 from vicinal.corpus import open_corpus
 from vicinal.encoder import Encoder
 from vicinal.modalities.image import Preprocessing
-from vicinal.types import F32Array, I64Array, Metric, U8Array
+from vicinal.types import F32Array, I64Array, JsonObject, Metric, U8Array
 
 K = 10
 
@@ -52,6 +52,14 @@ class _Projection:
     def embed(self, x_BCHW: U8Array) -> F32Array:
         y_BD = (x_BCHW.reshape(len(x_BCHW), -1) / 255.0 - 0.3).astype(np.float32) @ self._map
         return np.ascontiguousarray(y_BD / np.linalg.norm(y_BD, axis=1, keepdims=True))
+
+
+def _describe(encoder: _Projection | Encoder) -> JsonObject:
+    if isinstance(encoder, _Projection):
+        return {"architecture": "random projection of pixels"}
+    trained = encoder.manifest.body["metadata"]
+    known = {name: trained.get("config", {}).get(name) for name in ("method", "seed", "budget")}
+    return {"architecture": encoder.architecture, "images": trained.get("image_count"), **known}
 
 
 def _precision(x_QD: F32Array, y_ND: F32Array, labels_Q: I64Array, labels_N: I64Array, metric: Metric) -> float:
@@ -90,7 +98,7 @@ def main() -> None:
         frame.add(f"precision@10, {name}", _precision(x_QD, y_ND, labels_Q, labels_N, metric), unit="fraction")
     frame.add("own item among 10, held-out pairs", quality.own_item, unit="fraction")
     frame.add("neighbors shared with the own vector", quality.overlap, unit="fraction")
-    frame.config["dimensions"] = [old_ND.shape[1], new_NE.shape[1]]
+    frame.config["encoders"] = [_describe(encoder) for encoder in encoders]
     frame.finish()
 
 

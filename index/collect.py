@@ -6,7 +6,8 @@ import uuid
 
 from index.collect_work import WORK_DAYS, collect_work
 from index.delta_drop import drop_folded
-from index.engines.milvus import drop_collection, places_of
+from index.engines.milvus import drop_collection
+from index.engines.milvus_place import places_of
 from vicinal.artifact import MANIFEST, read_manifest, storage_guard
 from vicinal.errors import VicinalError
 from vicinal.locks import is_held

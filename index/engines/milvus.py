@@ -8,56 +8,34 @@ vectors, items and encoder, and ``milvus.json``, which names server and collecti
 """
 
 import contextlib
-import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 
-from vicinal.artifact import storage_guard
+from index.engines.milvus_place import Place, read_place
 from vicinal.errors import (
     CorruptArtifactError,
     FailedPreconditionError,
-    InvalidArgumentError,
     UnavailableError,
-    VicinalError,
 )
 from vicinal.types import F32Array, I64Array, Metric
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-PLACE_FILE = "milvus.json"
 URI_VARIABLE, TOKEN_VARIABLE = "VICINAL_MILVUS_URI", "VICINAL_MILVUS_TOKEN"
 MOST_NEIGHBORS = 16_384
 """Neighbours of one query at most; whoever wants more compares with every item."""
-_PREFIX = "vicinal_"
 _MOST_ID_BYTES = 1024
 _INSERT_BYTES = 1 << 24
 _QUERY_BYTES = 1 << 24
 _MOST_FOUND = 1 << 20
 _TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where the vectors of a snapshot are."""
-
-    uri: str
-    """Address of the server, such as ``http://127.0.0.1:19530``."""
-    collection: str
-    """Name of the collection."""
-    count: int
-    """Vectors in it."""
-    alias: str
-    """Name under which the published snapshot is found."""
-    effort_name: str
-    """Milvus's name of the search effort, such as ``ef``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,22 +46,6 @@ class Index:
     """Milvus's name, such as ``HNSW``."""
     params: Mapping[str, int]
     """Its build parameters."""
-
-
-def resolve_uri(uri: str) -> str:
-    """Returns the address to use: the variable ``VICINAL_MILVUS_URI`` where it is set, else the given one.
-
-    Raises:
-        InvalidArgumentError: neither says one, or it is no address of a server.
-    """
-    found = os.environ.get(URI_VARIABLE) or uri
-    if not found.startswith(("http://", "https://")):
-        raise InvalidArgumentError(
-            f"the Milvus server is {found!r}, wanted an address such as http://127.0.0.1:19530; set the parameter uri "
-            f"or {URI_VARIABLE}",
-            field="uri",
-        )
-    return found
 
 
 @contextlib.contextmanager
@@ -182,41 +144,6 @@ def metric_name(metric: Metric) -> str:
     return "L2" if metric is Metric.L2 else "IP"
 
 
-def new_place(uri: str, *, count: int, alias: str, effort_name: str) -> Place:
-    """Returns a place for a collection that is not there yet."""
-    name = f"{_PREFIX}{uuid.uuid4().hex}"
-    return Place(uri=resolve_uri(uri), collection=name, count=count, alias=alias, effort_name=effort_name)
-
-
-def write_place(directory: Path, place: Place) -> None:
-    """Writes which collection a snapshot has.
-
-    Raises:
-        StorageError: the disk is full or failed.
-    """
-    path = directory / PLACE_FILE
-    with storage_guard(path):
-        path.write_text(json.dumps({"format_version": 1, **asdict(place)}, indent=1) + "\n", encoding="utf-8")
-
-
-def read_place(directory: Path) -> Place:
-    """Reads which collection a snapshot has; the variable ``VICINAL_MILVUS_URI`` says where the server is now.
-
-    Raises:
-        CorruptArtifactError: the file is missing, damaged or of an unknown version.
-    """
-    path = directory / PLACE_FILE
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        version = raw.pop("format_version")
-        place = Place(**raw)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptArtifactError(f"{path} cannot be read: {error}", metadata={"file": PLACE_FILE}) from error
-    if version != 1:
-        raise CorruptArtifactError(f"{path} has format_version {version}, this build reads 1")
-    return replace(place, uri=resolve_uri(place.uri))
-
-
 def point_alias(place: Place) -> None:
     """Points the alias at a collection; it points at one at any time.
 
@@ -299,17 +226,3 @@ class MilvusSearcher:
                 # The primary keys, by whatever name the version of the server has for them.
                 rows_QK[place, : len(hits.ids)] = hits.ids
         return rows_QK
-
-
-def places_of(directories: Mapping[str, Path]) -> dict[str, Place]:
-    """Returns the places of those snapshots that have one, by version.
-
-    Args:
-        directories: directories of snapshots by version.
-    """
-    places: dict[str, Place] = {}
-    for version, directory in directories.items():
-        if (directory / PLACE_FILE).is_file():
-            with contextlib.suppress(VicinalError):
-                places[version] = read_place(directory)
-    return places

@@ -4,15 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from index.engines.milvus import (
-    Index,
-    MilvusSearcher,
-    new_place,
-    point_alias,
-    read_place,
-    write_collection,
-    write_place,
-)
+from index.engines.milvus import Index, MilvusSearcher, point_alias, write_collection
+from index.engines.milvus_place import new_place, read_place, write_place
 from index.hnsw import HnswParams, check_graph, graph_bytes, graph_efforts
 from index.ivf import check_shortlist, probe_efforts, resolve_list_count
 from index.kind import Source

@@ -9,7 +9,7 @@ import pytest
 
 from index.build import BuildConfig, build
 from index.embed import embed
-from index.engines.milvus import URI_VARIABLE
+from index.engines.milvus_place import URI_VARIABLE
 from index.publish import publish
 from tests.index.made_images import put_encoder, write_images
 from tests.index.made_vectors import AddEmbeddings, put_embeddings

@@ -14,7 +14,7 @@ import pytest
 
 from index.build import BuildConfig, build
 from index.collect import collect
-from index.engines import milvus
+from index.engines import milvus, milvus_place
 from index.gates import Gates
 from index.kinds.milvus import KIND, Params
 from index.publish import publish, rollback
@@ -49,9 +49,9 @@ def test_the_alias_follows_what_is_published(milvus_uri: str, store: Store, add_
         with milvus.connected(milvus_uri) as client:
             return str(client.describe_alias("test_alias")["collection_name"])
 
-    assert pointed() == milvus.read_place(first).collection
+    assert pointed() == milvus_place.read_place(first).collection
     publish(store, gates=GATES)
-    assert pointed() == milvus.read_place(second).collection
+    assert pointed() == milvus_place.read_place(second).collection
     x_QD = clustered(3, DIMENSION, seed=1)
     with Snapshot.open(second) as snapshot, milvus.connected(milvus_uri) as client:
         # Whoever has only Milvus finds the items by their ids.
@@ -59,12 +59,12 @@ def test_the_alias_follows_what_is_published(milvus_uri: str, store: Store, add_
         rows = snapshot.exact(x_QD, neighbor_count=1).rows_QK[:, 0]
         assert [hits[0]["entity"]["item_id"] for hits in found] == snapshot.items.item_ids(rows)
     assert rollback(store).snapshot == "000001"
-    assert pointed() == milvus.read_place(first).collection
+    assert pointed() == milvus_place.read_place(first).collection
 
 
 def test_collections_go_with_their_snapshots(milvus_uri: str, store: Store, add_embeddings: AddEmbeddings) -> None:
     add_embeddings(clustered(COUNT, DIMENSION))
-    places = [milvus.read_place(build_snapshot(store)) for _ in range(2)]
+    places = [milvus_place.read_place(build_snapshot(store)) for _ in range(2)]
     assert collect(store, keep=1) == ["snapshots/000001", f"milvus/{places[0].collection}"]
     left = collections(milvus_uri)
     assert (places[0].collection in left, places[1].collection in left) == (False, True)
@@ -87,19 +87,19 @@ def test_inverted_lists_are_built_too(
 def test_a_collection_that_is_lost_is_named(milvus_uri: str, store: Store, add_embeddings: AddEmbeddings) -> None:
     add_embeddings(clustered(COUNT, DIMENSION))
     path = build_snapshot(store)
-    place = milvus.read_place(path)
+    place = milvus_place.read_place(path)
     milvus.drop_collection(place)
     with pytest.raises(CorruptArtifactError, match=f"{place.collection}.*holds 0 vectors.*build"):
         Snapshot.open(path)
-    (path / milvus.PLACE_FILE).write_text("{}")
+    (path / milvus_place.PLACE_FILE).write_text("{}")
     with pytest.raises(CorruptArtifactError, match=r"milvus\.json"):
-        milvus.read_place(path)
-    (path / milvus.PLACE_FILE).write_text(json.dumps({"format_version": 2, **dict.fromkeys(
+        milvus_place.read_place(path)
+    (path / milvus_place.PLACE_FILE).write_text(json.dumps({"format_version": 2, **dict.fromkeys(
         ("uri", "collection", "count", "alias", "effort_name"), ""
     )}))  # fmt: skip
     with pytest.raises(CorruptArtifactError, match="format_version 2"):
-        milvus.read_place(path)
-    assert milvus.places_of({"000001": path, "000002": store.root}) == {}
+        milvus_place.read_place(path)
+    assert milvus_place.places_of({"000001": path, "000002": store.root}) == {}
 
 
 def test_a_failed_build_leaves_no_collection(
@@ -133,7 +133,7 @@ def test_a_server_that_is_gone_is_named(
     if command is None or importlib.util.find_spec("pymilvus") is None:
         pytest.skip("needs pymilvus, and milvus-lite in an environment of its own: make .venv-milvus")
     monkeypatch.setattr(milvus, "_TIMEOUT_S", 1.0)
-    monkeypatch.delenv(milvus.URI_VARIABLE, raising=False)
+    monkeypatch.delenv(milvus_place.URI_VARIABLE, raising=False)
     add_embeddings(clustered(COUNT, DIMENSION))
     with contextlib.ExitStack() as stack:
         uri = stack.enter_context(milvus_server.lite_server(command, tmp_path))
@@ -146,11 +146,11 @@ def test_a_server_that_is_gone_is_named(
 
 
 def test_an_address_is_needed_and_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(milvus.URI_VARIABLE, raising=False)
+    monkeypatch.delenv(milvus_place.URI_VARIABLE, raising=False)
     with pytest.raises(InvalidArgumentError, match="VICINAL_MILVUS_URI"):
-        milvus.resolve_uri("")
-    monkeypatch.setenv(milvus.URI_VARIABLE, "http://127.0.0.1:1")
-    assert milvus.resolve_uri("http://elsewhere") == "http://127.0.0.1:1"
+        milvus_place.resolve_uri("")
+    monkeypatch.setenv(milvus_place.URI_VARIABLE, "http://127.0.0.1:1")
+    assert milvus_place.resolve_uri("http://elsewhere") == "http://127.0.0.1:1"
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1 failed"):
         milvus.connect("http://127.0.0.1:1", timeout_s=0.5)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from index.engines import milvus
+from index.engines import milvus, milvus_place
 from tests.serving.conftest import add_snapshot, config, make_vectors, running
 from vicinal.client import Client
 from vicinal.store import Store
@@ -20,6 +20,6 @@ def test_search_is_answered_from_milvus(milvus_uri: str, store: Store) -> None:
         batch = client.batch_search(x_ND[:20], neighbor_count=1)
         client.activate_snapshot("snapshots/000001")
         with milvus.connected(milvus_uri) as outside:
-            place = milvus.read_place(store.path("snapshots", "1"))
+            place = milvus_place.read_place(store.path("snapshots", "1"))
             assert outside.describe_alias("vicinal_active")["collection_name"] == place.collection
         assert [result.item_ids[0] for result in batch.results] == [f"item-{row:05d}" for row in range(20)]  # type: ignore[union-attr]
