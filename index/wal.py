@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vicinal.artifact import storage_guard, sync_path
-from vicinal.errors import CorruptArtifactError
+from vicinal.errors import CorruptArtifactError, InvalidArgumentError
 
 _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
@@ -74,10 +74,14 @@ class WriteAheadLog:
             number: number of the first of them, should it begin a segment.
 
         Raises:
+            InvalidArgumentError: they are too large together.
             StorageError: the disk is full or failed; none of the records is in the log.
         """
         block = b"".join(part for body in bodies for part in (_LENGTH.pack(len(body)), body))
-        assert len(block) <= MAX_BLOCK_BYTES, "a record is bounded by the limits of a request"
+        if len(block) > MAX_BLOCK_BYTES:
+            raise InvalidArgumentError(
+                f"{len(block):,} bytes to be written at once, wanted at most {MAX_BLOCK_BYTES:,}; send fewer items"
+            )
         if not self._segment or self._offset >= SEGMENT_BYTES:
             self.begin_segment(number)
         data = _HEAD.pack(len(block), zlib.crc32(block)) + block

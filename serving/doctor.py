@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.access import KeyFile
 from serving.config import ServeConfig
@@ -15,8 +16,13 @@ from serving.worker import core_count
 from vicinal.errors import NoActiveSnapshotError, VicinalError
 from vicinal.store import Store
 
+if TYPE_CHECKING:
+    from index.snapshot import Snapshot
+
 _PACKAGES = ("grpcio", "protobuf", "numpy", "pyarrow", "torch", "uvloop")
 _FULL_SHARE = 0.05
+_FULL_CHANGES = 2
+"""Part of the changes that may wait from which it is time for a refresh: one in so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,7 @@ def examine(workspace: Path, config: ServeConfig, *, verify: bool) -> list[Findi
         ("index library", _faiss),
         ("GPU", _gpu),
         ("workspace", lambda: _workspace(workspace)),
-        ("snapshot", lambda: _snapshot(workspace, verify=verify)),
+        ("snapshot", lambda: _snapshot(workspace, config, verify=verify)),
         ("port", lambda: _port(config)),
         ("security", lambda: _security(config)),
     ]
@@ -105,7 +111,7 @@ def _workspace(workspace: Path) -> Iterator[Finding]:
         yield Finding(what="workspace", state="ok", message=free)
 
 
-def _snapshot(workspace: Path, *, verify: bool) -> Iterator[Finding]:
+def _snapshot(workspace: Path, config: ServeConfig, *, verify: bool) -> Iterator[Finding]:
     from serving.generation import open_generation  # noqa: PLC0415 - imports FAISS, which has its own check
 
     store = Store(workspace)
@@ -124,6 +130,29 @@ def _snapshot(workspace: Path, *, verify: bool) -> Iterator[Finding]:
         message=f"{snapshot.name}: {snapshot.count:,} items, {snapshot.dimension}-d, {snapshot.kind}, "
         f"{encoder}; {checked}",
     )
+    yield _changes(store, snapshot, most=config.limits.max_pending_items)
+
+
+def _changes(store: Store, snapshot: "Snapshot", *, most: int) -> Finding:
+    from index.delta import Delta  # noqa: PLC0415 - with the index, which has its own check
+    from index.live import folded_number  # noqa: PLC0415
+
+    number = folded_number(snapshot)
+    delta = Delta(
+        store,
+        fingerprint=snapshot.fingerprint,
+        dimension=snapshot.dimension,
+        metric=snapshot.metric,
+        after=number,
+    )
+    tail = delta.tail(after=number)
+    text = f"{len(tail.changed):,} items were upserted or deleted since; the next refresh folds them in"
+    if not tail.changed:
+        return Finding(what="changes", state="ok", message="no items were upserted or deleted since")
+    if len(tail.items) * _FULL_CHANGES < most:
+        return Finding(what="changes", state="ok", message=text)
+    message = f"{text}. At {most:,} (limits.max_pending_items) no more are taken: run vicinal refresh"
+    return Finding(what="changes", state="warning", message=message)
 
 
 def _port(config: ServeConfig) -> Iterator[Finding]:

@@ -20,12 +20,7 @@ from index.publish import activate
 from serving.generation import Generation, LoadEncoder, load_encoder, open_generation, renumber
 from serving.tails import Tails
 from serving.together import Together
-from vicinal.errors import (
-    FailedPreconditionError,
-    InternalError,
-    NoActiveSnapshotError,
-    VicinalError,
-)
+from vicinal.errors import FailedPreconditionError, InternalError, NoActiveSnapshotError, VicinalError
 from vicinal.store import Store
 
 T = TypeVar("T")
@@ -101,8 +96,10 @@ class Generations:
         if self._current is not None and self._current.ref.name == name:
             return self._current
         async with self._lock:
-            pinned = await self._open_pinned(name)
-            if self.tails.lags(pinned):
+            pinned, current = await self._open_pinned(name), self._current
+            # Only the changes of the space that is served are followed all the time.
+            followed = current is not None and current.ref.fingerprint == pinned.ref.fingerprint
+            if not followed or self.tails.lags(pinned):
                 pinned = await self._dress(pinned)
                 self._keep(pinned)
             return pinned

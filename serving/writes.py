@@ -13,6 +13,8 @@ from serving.generations import Generations
 from vicinal.errors import FingerprintMismatchError
 
 _MOST_AT_ONCE = 64
+_MOST_BYTES = 64 * 2**20
+"""Embeddings that are flushed together; a single request may have more."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,14 +74,21 @@ class Writer:
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
+        size = 0
         while self._waiting and len(batch) < _MOST_AT_ONCE:
-            if batch and self._waiting[0].generation.ref.fingerprint != batch[0].generation.ref.fingerprint:
+            waiting = self._waiting[0]
+            size += 0 if waiting.write.x_MD is None else waiting.write.x_MD.nbytes
+            if batch and (size > _MOST_BYTES or not _together(waiting, batch[0])):
                 break
-            waiting = self._waiting.popleft()
+            self._waiting.popleft()
             if not waiting.done.cancelled():
                 # What nobody waits for any more is not written.
                 batch.append(waiting)
         return batch
+
+
+def _together(one: _Waiting, other: _Waiting) -> bool:
+    return one.generation.ref.fingerprint == other.generation.ref.fingerprint
 
 
 async def _write(generations: Generations, writes: Sequence[Write], first: _Waiting) -> tuple[list[int], Generation]:

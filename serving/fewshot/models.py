@@ -1,6 +1,6 @@
-"""Fitted models, kept until labels, items or snapshot change.
+"""Fitted models, kept until labels or snapshot change, or an item of the support does.
 
-A stored label set is fitted once for a snapshot, its changes, version and classifier; the same inline support
+A stored label set is fitted once for a snapshot, version and classifier; the same inline support
 sent again is recognised by its bytes. A swap brings a new snapshot, so a new fit.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from index.live import LiveSnapshot
 from serving.fewshot import model as models
 from serving.fewshot import support as supports
 from serving.fewshot.model import FewshotModel, Support
@@ -24,7 +25,7 @@ from vicinal.v1 import fewshot_service_pb2 as pb
 if TYPE_CHECKING:
     from serving.context import Call
 
-Key = tuple[str, str, int, str, int, str]
+Key = tuple[str, str, str, str, int, str]
 _KEPT = 32
 
 
@@ -52,6 +53,7 @@ class Models:
         self._kept: OrderedDict[Key, Fit] = OrderedDict()
         self._busy: dict[Key, threading.Lock] = {}
         self._centers: OrderedDict[tuple[str, str], F32Array] = OrderedDict()
+        self._labelled: OrderedDict[tuple[str, int], frozenset[str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, generation: Generation, support: pb.Support, *, classifier: str, call: "Call") -> Fit:
@@ -68,9 +70,8 @@ class Models:
             LabelSetNotFoundError: no such label set or version.
         """
         name, version, digest = self._identify(support)
-        # Items that were upserted or deleted since may be in the support.
-        where = (generation.ref.name, generation.ref.fingerprint, generation.ref.delta_number)
-        key = (*where, name + digest, version, classifier)
+        changed = self._changed(generation, support, version)
+        key = (generation.ref.name, generation.ref.fingerprint, changed, name + digest, version, classifier)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -105,6 +106,28 @@ class Models:
             while len(self._centers) > _KEPT:
                 self._centers.popitem(last=False)
         return center_D
+
+    def _changed(self, generation: Generation, support: pb.Support, version: int) -> str:
+        """Returns what tells apart how upserts and deletions changed items of a support set; empty for not at all."""
+        if not isinstance(generation.snapshot, LiveSnapshot):
+            return ""
+        places = generation.snapshot.items.places
+        touched = sorted((name, places[name]) for name in self._item_ids(support, version) if name in places)
+        return hashlib.sha256(repr(touched).encode()).hexdigest() if touched else ""
+
+    def _item_ids(self, support: pb.Support, version: int) -> frozenset[str]:
+        if support.WhichOneof("support") == "inline":
+            return frozenset(example.query.item_id for example in support.inline.examples if example.query.item_id)
+        key = (support.label_set.name, version)
+        with self._lock:
+            known = self._labelled.get(key)
+        if known is None:
+            known = frozenset(name for name, _ in self._log().labels_of_items(key[0], version=version))
+            with self._lock:
+                self._labelled[key] = known
+                while len(self._labelled) > _KEPT:
+                    self._labelled.popitem(last=False)
+        return known
 
     def _identify(self, support: pb.Support) -> tuple[str, int, str]:
         form = support.WhichOneof("support")

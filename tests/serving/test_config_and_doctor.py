@@ -9,15 +9,18 @@ import pytest
 from click.testing import CliRunner
 
 import serving.config
+from index.delta import Delta
 from serving.board import Board
 from serving.commands import doctor
 from serving.config import ServeConfig, is_loopback, load_config
 from serving.doctor import examine
 from serving.threads import limit_threads, take_free_cores
 from serving.worker import core_count
+from tests.serving.conftest import DIMENSION, add_snapshot, make_items, make_vectors
 from vicinal.config import read_toml, to_mapping
 from vicinal.errors import InvalidConfigError
 from vicinal.store import Store
+from vicinal.types import Metric
 
 FILE = Path(serving.config.__file__).parent / "config.toml"
 
@@ -81,6 +84,25 @@ def test_what_is_wrong_is_said_in_words(store: Store, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "a server may be running" in messages(f"listen.port={taken.getsockname()[1]}")
+
+
+def test_changes_that_wait_for_a_refresh_are_told(store: Store) -> None:
+    add_snapshot(store, make_vectors(30), fingerprint="ab" * 32)
+    store.activate("1")
+
+    def changes() -> tuple[str, str]:
+        config = load_config(None, assignments=["listen.port=0", "limits.max_pending_items=4"])
+        return next((f.state, f.message) for f in examine(store.root, config, verify=False) if f.what == "changes")
+
+    assert changes() == ("ok", "no items were upserted or deleted since")
+    delta = Delta(store, fingerprint="ab" * 32, dimension=DIMENSION, metric=Metric.L2)
+    delta.delete(["item-00001"])
+    assert changes()[0] == "ok"
+    delta.upsert(make_items(2, prefix="new"), make_vectors(2))
+    state, message = changes()
+    assert state == "warning"
+    assert "3 items were upserted or deleted" in message
+    assert "vicinal refresh" in message
 
 
 def test_the_doctor_command_exits_1_when_something_is_wrong(vector_store: Store, tmp_path: Path) -> None:

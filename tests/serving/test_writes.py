@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.fewshot import model as models
 from tests.serving.conftest import DIMENSION, add_snapshot, config, make_items, make_vectors, running
 from tests.serving.images import make_png
 from vicinal.client import Client, ItemUpsert, Label, SupportExample
@@ -135,6 +136,24 @@ def test_items_labels_and_examples_see_what_changed(client: Client) -> None:
     )
     assert client.search(FAR, filter=types_pb2.Filter(condition=where)).item_ids == ["a"]
     assert client.search(FAR, neighbor_count=3, exclude_duplicates=True).item_ids[0] == "b"
+
+
+def test_a_model_is_fitted_anew_only_when_its_own_items_change(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[str] = []
+    fit = models.fit
+
+    def counted(*args: Any, **options: Any) -> Any:
+        fits.append(options["classifier"])
+        return fit(*args, **options)
+
+    monkeypatch.setattr(models, "fit", counted)
+    client.create_label_set("set")
+    client.put_labels("set", [Label(item_id=f"item-{n:05d}", label="ab"[n % 2]) for n in range(10)])
+    for name, wanted in (("new", 1), ("newer", 1), ("item-00003", 2), ("item-00100", 2), ("item-00003", 3)):
+        labels_of(client, "set")
+        client.upsert_items([ItemUpsert(item_id=name, value=FAR)])
+        labels_of(client, "set")
+        assert len(fits) == wanted, name
 
 
 def test_a_repeated_request_has_no_further_effect(client: Client) -> None:

@@ -66,6 +66,22 @@ def test_a_server_that_starts_and_one_that_runs_see_what_another_wrote(served: S
         assert third.search(FAR, neighbor_count=1).item_ids == ["new"]
 
 
+def test_a_pinned_snapshot_of_another_space_shows_what_others_wrote_to_it(store: Store) -> None:
+    for seed in (1, 2):
+        add_snapshot(store, make_vectors(50, seed=seed))
+    store.activate("2")
+    with (
+        running(store, config(), fixed="snapshots/000001") as (_, one),
+        running(store, config()) as (_, two),
+        Client(one) as first,
+        Client(two) as second,
+    ):
+        assert second.search(FAR, neighbor_count=1, snapshot="snapshots/000001").snapshot.delta_number == 0
+        first.upsert_items([ItemUpsert(item_id="new", value=FAR)])
+        assert second.search(FAR, neighbor_count=1, snapshot="snapshots/000001").item_ids == ["new"]
+        assert second.search(FAR, neighbor_count=1).item_ids != ["new"]
+
+
 def test_many_writers_lose_nothing_and_see_their_own_writes(served: Store) -> None:
     problems: list[str] = []
 
