@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.serving.hostile import BAD_CODES, attack
 from vicinal.client import AsyncClient, Client, ItemUpsert, RetryPolicy, SearchResult
 from vicinal.errors import FingerprintMismatchError, ItemNotFoundError, VicinalError
 from vicinal.store import Store
+from vicinal.types import Metric
 
 SNAPSHOTS = 4
 K = 5
@@ -58,7 +60,8 @@ class Soak:
     def prepare(self) -> None:
         """Builds snapshots of other content, and what each of them answers alone."""
         for number in range(SNAPSHOTS):
-            put(self.store, mixture(3000, 32, query_count=1, seed=number), seed=number)
+            # Under L2 there is a place far from every query.
+            put(self.store, replace(mixture(3000, 32, query_count=1, seed=number), metric=Metric.L2), seed=number)
             build(self.store, config=BuildConfig(kind="hnsw"))
             with Snapshot.open(self.store.path("snapshots", "latest")) as snapshot:
                 found = snapshot.search(self.x_QD, neighbor_count=K)

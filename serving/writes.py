@@ -93,9 +93,16 @@ def _together(one: _Waiting, other: _Waiting) -> bool:
 
 async def _write(generations: Generations, writes: Sequence[Write], first: _Waiting) -> tuple[list[int], Generation]:
     current = generations.current()
-    if current.ref.fingerprint != first.generation.ref.fingerprint:
-        raise FingerprintMismatchError(
-            f"{current.ref.name} of another encoder went into service meanwhile; send the items again"
-        )
+    _check_space(current, first)
     counts = await generations.tails.write(current, writes)
-    return counts, await generations.catch_up()
+    served = await generations.catch_up()
+    # Written beside a snapshot that went out of service is not what was asked for; sent again it is.
+    _check_space(served, first)
+    return counts, served
+
+
+def _check_space(served: Generation, first: _Waiting) -> None:
+    if served.ref.fingerprint != first.generation.ref.fingerprint:
+        raise FingerprintMismatchError(
+            f"{served.ref.name} of another encoder went into service meanwhile; send the items again"
+        )

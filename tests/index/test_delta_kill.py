@@ -58,10 +58,10 @@ def test_killed_anywhere_every_acknowledged_change_is_there(store: Store) -> Non
     last = FIRST
     for _ in range(KILLS):
         said = run_and_kill(store, last, chance.uniform(0.05, 1.5))
-        for word, number in said:
-            last = max(last, int(number))
-            {"done": there, "gone": gone}.get(word, set()).add(int(number))
-        unsure = {int(number) for word, number in said if word == "drop"} - gone
+        for word, text in said:
+            last = max(last, int(text))
+            {"done": there, "gone": gone}.get(word, set()).add(int(text))
+        unsure = {int(text) for word, text in said if word == "drop"} - gone
         last += 1  # the last write may have been taken and not acknowledged
         with Snapshot.open(store.path("snapshots", store.active().snapshot), verify=True) as snapshot:
             folded = max(folded, folded_number(snapshot))

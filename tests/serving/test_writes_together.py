@@ -1,5 +1,6 @@
 """UpsertItems and DeleteItems over several servers, snapshots and swaps: nothing is missed, nothing goes back."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from index.delta import Delta
 from tests.serving.conftest import DIMENSION, add_snapshot, config, make_items, make_vectors, running
 from vicinal.client import Client, ItemUpsert
 from vicinal.errors import (
+    FingerprintMismatchError,
     ItemNotFoundError,
 )
 from vicinal.store import Store
@@ -108,6 +110,34 @@ def test_many_writers_lose_nothing_and_see_their_own_writes(served: Store) -> No
     assert not problems
     changes = Delta(served, fingerprint="ab" * 32, dimension=DIMENSION, metric=Metric.L2).changes()
     assert len(changes) == 8 * 15
+
+
+def test_what_is_acknowledged_is_in_the_space_that_the_reply_names(store: Store) -> None:
+    for seed in (1, 2):
+        add_snapshot(store, make_vectors(50, seed=seed))
+    store.activate("1")
+    stop = threading.Event()
+
+    def swap() -> None:
+        for number in range(1000):
+            if stop.is_set():
+                return
+            store.activate(str(1 + number % 2))
+            time.sleep(0.01)
+
+    swapper = threading.Thread(target=swap)
+    acknowledged: dict[str, str] = {}
+    with running(store, config()) as (_, address), Client(address) as client:
+        swapper.start()
+        for number in range(150):
+            with contextlib.suppress(FingerprintMismatchError):
+                done = client.upsert_items([ItemUpsert(item_id=f"n{number}", value=FAR)])
+                acknowledged[f"n{number}"] = done.snapshot.name
+        stop.set()
+        swapper.join()
+        for item_id, name in acknowledged.items():
+            assert client.get_item(item_id, snapshot=name).item.item_id == item_id
+    assert set(acknowledged.values()) == {"snapshots/000001", "snapshots/000002"}
 
 
 def test_no_write_is_missed_while_snapshots_are_swapped(served: Store) -> None:
