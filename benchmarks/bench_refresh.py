@@ -61,6 +61,7 @@ def main() -> None:
         publish(store)
         report = refresh(store, [new])
         assert report.built is not None
+        assert report.embedded is not None
         start = time.perf_counter()
         whole = embed(store, [old, new])
         build(store, embeddings=whole.version or "latest", config=config)
