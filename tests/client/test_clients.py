@@ -15,9 +15,9 @@ import pytest
 
 from vicinal import client as public
 from vicinal.client import AsyncClient, Client, RetryPolicy, Security
-from vicinal.client.channel import call_metadata, channel_options, credentials
+from vicinal.client.channel import call_metadata, channel_options, credentials, to_error
 from vicinal.client.search import encode_options, encode_query
-from vicinal.errors import InvalidArgumentError, InvalidVectorError, NotFoundError, UnavailableError
+from vicinal.errors import InternalError, InvalidArgumentError, InvalidVectorError, NotFoundError, UnavailableError
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
 
@@ -103,6 +103,13 @@ def test_no_server_is_one_clear_error() -> None:
     once = RetryPolicy(attempt_count=1)
     with Client("127.0.0.1:1", retry=once) as client, pytest.raises(UnavailableError, match="no server answers at"):
         client.search("a")
+
+
+@pytest.mark.parametrize(("details", "expected"), [("Internal error from Core", UnavailableError), ("", InternalError)])
+def test_a_connection_that_breaks_while_a_call_is_sent_is_an_unavailable_server(details: str, expected: type) -> None:
+    nothing = grpc.aio.Metadata()
+    found = to_error(grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, details), "127.0.0.1:1")
+    assert type(found) is expected
 
 
 def test_a_client_may_be_shared_by_threads(flaky: Flaky) -> None:

@@ -90,6 +90,10 @@ def call_metadata(security: Security) -> tuple[tuple[str, str], ...]:
     return ((API_KEY_HEADER, f"Bearer {security.api_key}"),) if security.api_key else ()
 
 
+_BROKEN = "Internal error from Core"
+"""What gRPC's asyncio client makes of a connection that breaks while a call is sent; no server says it."""
+
+
 def to_error(error: grpc.RpcError, address: str) -> VicinalError:
     """Returns the error of a failed call, of the class that the server raised.
 
@@ -102,6 +106,8 @@ def to_error(error: grpc.RpcError, address: str) -> VicinalError:
     metadata: Any = error.trailing_metadata() or ()
     trailing: list[tuple[str, str | bytes]] = [(key, value) for key, value in metadata]
     found = decode_status(code.value[0], details, trailing)
+    if code is grpc.StatusCode.INTERNAL and details == _BROKEN:
+        found = UnavailableError(details)
     if isinstance(found, UnavailableError) and not any(key == "x-request-id" for key, _ in trailing):
         return UnavailableError(
             f"no server answers at {address} ({details}); start one with: vicinal serve", metadata=found.metadata
