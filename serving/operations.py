@@ -42,8 +42,8 @@ from vicinal.store import Store
 
 _REFRESH = "refresh"
 _KEPT = 100
-_TRIES = 5
-_PAUSE_S = 0.02
+_TRIES = 100
+_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +177,11 @@ class Operations:
                             metadata={"operation": running.name},
                         ) from error
                     if attempt + 1 == _TRIES:
-                        raise
+                        raise FailedPreconditionError("an operation is just ending; ask again") from error
                 else:
                     yield stream.fileno()
                     return
-            # Somebody looks whether an operation runs; that takes no time.
+            # Somebody looks whether an operation runs, or the process of the last one is on its way out.
             time.sleep(_PAUSE_S)
 
     def _make(self, ask: RefreshAsk) -> tuple[Path, OperationState]:

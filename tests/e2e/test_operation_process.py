@@ -61,6 +61,11 @@ def test_a_refresh_outlives_a_worker_and_not_the_server(tmp_path: Path) -> None:
     with serving(store.root, "--processes", "1") as (_, address), Client(address) as client:
         found = client.get_operation(second)
         assert found.done
-        assert isinstance(found.error, OperationInterruptedError)
-        assert "the server stopped" in found.error.message
-        assert client.get_active_snapshot().name == "snapshots/000002"
+        served = client.get_active_snapshot().name
+        if found.error is None:
+            # On a busy machine it may end before the last worker that held it up is gone; then it is whole.
+            assert served == "snapshots/000003"
+        else:
+            assert isinstance(found.error, OperationInterruptedError)
+            assert "the server stopped" in found.error.message
+            assert served == "snapshots/000002"
