@@ -3,13 +3,12 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from index.delta import Delta
-from tests.serving.conftest import DIMENSION, add_snapshot, config, make_items, make_vectors, running
+from tests.serving.conftest import DIMENSION, add_snapshot, config, make_vectors, running
+from tests.serving.writes.conftest import FAR
 from vicinal.client import Client, ItemUpsert
 from vicinal.errors import (
     FingerprintMismatchError,
@@ -17,24 +16,6 @@ from vicinal.errors import (
 )
 from vicinal.store import Store
 from vicinal.types import Metric
-
-COUNT = 200
-FAR = np.full(DIMENSION, 30.0, np.float32)
-
-
-@pytest.fixture(params=["flat", "hnsw"])
-def served(request: pytest.FixtureRequest, store: Store) -> Store:
-    """Two snapshots of the same space; the first is active."""
-    for count in (COUNT, COUNT + 50):
-        add_snapshot(store, make_vectors(count), kind=request.param, items=make_items(count), fingerprint="ab" * 32)
-    store.activate("1")
-    return store
-
-
-@pytest.fixture
-def client(served: Store) -> Iterator[Client]:
-    with running(served, config("limits.max_pending_items=50")) as (_, address), Client(address) as client:
-        yield client
 
 
 def test_changes_lie_over_every_snapshot_of_the_space(client: Client) -> None:

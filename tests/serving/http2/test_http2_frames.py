@@ -2,7 +2,6 @@
 
 import gzip
 import struct
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -16,18 +15,6 @@ from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
 
 LONG = [frame(Kind.CONTINUATION, 0, 1, b"x" * 16_000)] * 5
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[tuple[Echo, int]]:
-    with serving() as (echo, port, _):
-        yield echo, port
-
-
-@pytest.fixture
-def wire(opened: tuple[Echo, int]) -> Iterator[Wire]:
-    with closing(Wire(opened[1])) as wire:
-        yield wire
 
 
 def test_frames_that_a_request_may_be_cut_into(wire: Wire) -> None:

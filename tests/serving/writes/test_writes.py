@@ -1,6 +1,5 @@
 """UpsertItems and DeleteItems: on disk when acknowledged, searchable at once, in every reader of a snapshot."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 
 from serving.fewshot import model as models
-from tests.serving.conftest import DIMENSION, add_snapshot, config, make_items, make_vectors, running
+from tests.serving.conftest import config, make_vectors, running
 from tests.serving.images import make_png
+from tests.serving.writes.conftest import COUNT, FAR
 from vicinal.client import Client, ItemUpsert, Label, SupportExample
 from vicinal.errors import (
     DimensionMismatchError,
@@ -24,24 +24,6 @@ from vicinal.errors import (
 )
 from vicinal.store import Store
 from vicinal.v1 import types_pb2
-
-COUNT = 200
-FAR = np.full(DIMENSION, 30.0, np.float32)
-
-
-@pytest.fixture(params=["flat", "hnsw"])
-def served(request: pytest.FixtureRequest, store: Store) -> Store:
-    """Two snapshots of the same space; the first is active."""
-    for count in (COUNT, COUNT + 50):
-        add_snapshot(store, make_vectors(count), kind=request.param, items=make_items(count), fingerprint="ab" * 32)
-    store.activate("1")
-    return store
-
-
-@pytest.fixture
-def client(served: Store) -> Iterator[Client]:
-    with running(served, config("limits.max_pending_items=50")) as (_, address), Client(address) as client:
-        yield client
 
 
 def condition(column: str, value: int) -> types_pb2.Filter:

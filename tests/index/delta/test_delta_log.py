@@ -4,17 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from index.build import BuildConfig, build
 from index.delta import Delta
 from index.delta_drop import check_changes, drop_folded
 from index.snapshot import Snapshot
 from index.wal import WriteAheadLog, segments
-from tests.index.made_vectors import clustered, make_item, put_embeddings
+from tests.index.delta.conftest import COUNT, DIMENSION, X, open_delta
+from tests.index.made_vectors import make_item
 from tests.index.test_full_disk import file_size_limit
 from vicinal.errors import (
     CorruptArtifactError,
@@ -23,22 +22,6 @@ from vicinal.errors import (
 )
 from vicinal.store import Store
 from vicinal.types import Metric
-
-COUNT, DIMENSION = 800, 8
-X = clustered(COUNT + 100, DIMENSION)
-
-
-@pytest.fixture(params=["flat", "hnsw"])
-def snapshot(request: pytest.FixtureRequest, store: Store) -> Iterator[Snapshot]:
-    items = [make_item(number, shop=f"shop-{number % 3}") for number in range(COUNT)]
-    put_embeddings(store, X[:COUNT], metric=Metric.L2, items=items)
-    report = build(store, config=BuildConfig(kind=request.param, query_count=20))
-    with Snapshot.open(store.path("snapshots", report.version)) as opened:
-        yield opened
-
-
-def open_delta(store: Store) -> Delta:
-    return Delta(store, fingerprint="f" * 64, dimension=DIMENSION, metric=Metric.L2)
 
 
 def test_a_torn_end_is_cut_off_and_damage_before_it_refused(store: Store) -> None:

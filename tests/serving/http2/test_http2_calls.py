@@ -1,8 +1,6 @@
 """Our own HTTP/2 as clients of gRPC see it."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import grpc
@@ -17,18 +15,6 @@ from vicinal.http2.frames import ErrorCode
 
 def dial(place: int | str) -> Any:
     return grpc.insecure_channel(place if isinstance(place, str) else f"127.0.0.1:{place}")
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[tuple[Echo, int]]:
-    with serving() as (echo, port, _):
-        yield echo, port
-
-
-@pytest.fixture
-def wire(opened: tuple[Echo, int]) -> Iterator[Wire]:
-    with closing(Wire(opened[1])) as wire:
-        yield wire
 
 
 def test_calls_of_every_form_are_answered_to_a_grpc_client(opened: tuple[Echo, int]) -> None:

@@ -1,19 +1,16 @@
 """Items added and deleted beside a snapshot: acknowledged means on disk, searchable at once, folded by a refresh."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
-from index.build import BuildConfig, build
-from index.delta import Delta
 from index.delta_writes import Write
 from index.filters import Condition
 from index.live import LiveSnapshot
 from index.search import SearchOptions, search
 from index.snapshot import Snapshot
 from index.unwanted import Grouping
-from tests.index.made_vectors import clustered, make_item, put_embeddings
+from tests.index.delta.conftest import COUNT, X, open_delta
+from tests.index.made_vectors import make_item
 from vicinal.errors import (
     DimensionMismatchError,
     InvalidArgumentError,
@@ -21,23 +18,6 @@ from vicinal.errors import (
     ItemNotFoundError,
 )
 from vicinal.store import Store
-from vicinal.types import Metric
-
-COUNT, DIMENSION = 800, 8
-X = clustered(COUNT + 100, DIMENSION)
-
-
-@pytest.fixture(params=["flat", "hnsw"])
-def snapshot(request: pytest.FixtureRequest, store: Store) -> Iterator[Snapshot]:
-    items = [make_item(number, shop=f"shop-{number % 3}") for number in range(COUNT)]
-    put_embeddings(store, X[:COUNT], metric=Metric.L2, items=items)
-    report = build(store, config=BuildConfig(kind=request.param, query_count=20))
-    with Snapshot.open(store.path("snapshots", report.version)) as opened:
-        yield opened
-
-
-def open_delta(store: Store) -> Delta:
-    return Delta(store, fingerprint="f" * 64, dimension=DIMENSION, metric=Metric.L2)
 
 
 def test_added_replaced_and_deleted_items_are_searched_as_one(store: Store, snapshot: Snapshot) -> None:
