@@ -173,6 +173,10 @@ SETTINGS = frames.settings({})
         (SETTINGS + frames.go_away(0, ErrorCode.NO_ERROR, "bye"), grpc.StatusCode.UNAVAILABLE),
         (SETTINGS + frames.reset(1, ErrorCode.REFUSED_STREAM), grpc.StatusCode.UNAVAILABLE),
         (SETTINGS + frames.reset(1, ErrorCode.INTERNAL_ERROR), grpc.StatusCode.INTERNAL),
+        (
+            SETTINGS + frame(Kind.RST_STREAM, 0, 1, (13).to_bytes(4, "big")),
+            grpc.StatusCode.INTERNAL,
+        ),  # HTTP/1.1
         (SETTINGS + frame(Kind.HEADERS, 5, 1, b"\xff\xff\xff\xff\xff"), grpc.StatusCode.INTERNAL),
         (SETTINGS + frame(Kind.HEADERS, 5, 1, b"\x8d"), grpc.StatusCode.UNIMPLEMENTED),  # 404
         (SETTINGS + frame(Kind.HEADERS, 4, 1, b"\x88") + frame(Kind.DATA, 1, 1, b"x"), grpc.StatusCode.UNKNOWN),

@@ -17,7 +17,7 @@ _KEEPALIVE_S = 30.0
 _KEEPALIVE_WAIT_S = 10.0
 _MAX_KNOWN = 64
 _UNAVAILABLE, _CANCELLED, _INTERNAL, _EXHAUSTED = 14, 1, 13, 8
-_BY_RESET = {
+_BY_RESET: dict[int, int] = {
     ErrorCode.REFUSED_STREAM: _UNAVAILABLE,
     ErrorCode.CANCEL: _CANCELLED,
     ErrorCode.ENHANCE_YOUR_CALM: _EXHAUSTED,
@@ -212,7 +212,7 @@ class WireLink(asyncio.Protocol):
     def _on_reset(self, flags: int, number: int, payload: bytes) -> None:
         del flags
         code = int.from_bytes(payload, "big")
-        self._fail(number, _BY_RESET.get(ErrorCode(code), _INTERNAL), f"the server ended the call with code {code}")
+        self._fail(number, _BY_RESET.get(code, _INTERNAL), f"the server ended the call with code {code}")
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
         del number
