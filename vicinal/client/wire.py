@@ -1,4 +1,4 @@
-"""Unary calls of the asyncio client over plain text, on our own HTTP/2: several times as quick as gRPC's own client.
+"""Unary calls of the asyncio client over plain text, on our own HTTP/2; docs/adr/0007-own-http2.md says why.
 
 What is called here raises what gRPC's client would: ``grpc.aio.AioRpcError``. TLS, streams and addresses of other
 forms stay gRPC's.
