@@ -38,6 +38,8 @@ from serving.operation_state import (
 from vicinal.errors import CancelledError, OperationFailedError
 
 _LOOK_S = 0.1
+_AGAIN_S = 1.0
+"""Until an interrupt is sent once more: Python drops one that meets a callback, as while a module is imported."""
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES = 4096
 _STAGES = (
@@ -120,7 +122,7 @@ class _Watch:
     def run(self, life_fd: int, stops: Sequence[int]) -> str:
         """Returns when the command has ended: with ``cancelled`` or ``interrupted`` if it was made to, or empty."""
         assert self.child.stderr is not None
-        why, deadline_s = "", float("inf")
+        why, again_s, deadline_s = "", float("inf"), float("inf")
         # What the command started may outlive it and keep the pipe open.
         os.set_blocking(self.child.stderr.fileno(), False)
         with selectors.DefaultSelector() as selector:
@@ -134,11 +136,14 @@ class _Watch:
                 if not why:
                     why = self._asked_to_stop(gone=life_fd in ready or bool(stops))
                     if why:
-                        self._signal(signal.SIGINT)
                         selector.unregister(life_fd)
-                        deadline_s = time.monotonic() + self.job.kill_after_s
+                        again_s = time.monotonic()
+                        deadline_s = again_s + self.job.kill_after_s
                 if time.monotonic() > deadline_s:
                     self._signal(signal.SIGKILL)
+                elif time.monotonic() >= again_s:
+                    self._signal(signal.SIGINT)
+                    again_s = time.monotonic() + _AGAIN_S
         while self._read():
             pass
         return why

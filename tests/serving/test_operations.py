@@ -144,12 +144,12 @@ def test_what_a_caller_may_not_name_is_refused(address: str, served: Store) -> N
         load_config(None, assignments=['refresh.corpora=["/data"]'])
 
 
-def sleeper(operations: Operations, monkeypatch: pytest.MonkeyPatch, script: str) -> str:
+def sleeper(operations: Operations, monkeypatch: pytest.MonkeyPatch, script: str, *, kill_after_s: float = 0.3) -> str:
     """Starts an operation whose command is a script; returns its name."""
     spawn = Operations._spawn
 
     def instead(self: Operations, directory: Path, job: Job, lock_fd: int) -> None:
-        spawn(self, directory, replace(job, command=[sys.executable, "-c", script], kill_after_s=0.3), lock_fd)
+        spawn(self, directory, replace(job, command=[sys.executable, "-c", script], kill_after_s=kill_after_s), lock_fd)
 
     monkeypatch.setattr(Operations, "_spawn", instead)
     return operations.start_refresh(RefreshAsk()).name
@@ -162,6 +162,16 @@ print("verifying", os.getpid(), file=sys.stderr, flush=True)
 time.sleep(100)
 """
 ALLOWED = RefreshJobConfig(enabled=True, corpora={"a": "b"})
+
+
+HARD_OF_HEARING = """
+import os, sys, time
+print("verifying", os.getpid(), file=sys.stderr, flush=True)
+try:
+    time.sleep(100)
+except KeyboardInterrupt:
+    time.sleep(100)
+"""
 
 
 def pid_of(operations: Operations, name: str) -> int:
@@ -190,6 +200,20 @@ def test_what_does_not_stop_is_killed_and_progress_is_seen(served: Store, monkey
     name = sleeper(operations, monkeypatch, STUBBORN)
     pid = pid_of(operations, name)
     assert operations.get(name).progress == 0.8
+    operations.ask_to_stop(name)
+    assert ends(pid)
+    deadline = time.monotonic() + 10
+    while not operations.get(name).done:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert operations.get(name).state == "cancelled"
+    operations.close()
+
+
+def test_an_interrupt_that_the_command_missed_is_sent_again(served: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    operations = Operations(served, ALLOWED)
+    name = sleeper(operations, monkeypatch, HARD_OF_HEARING, kill_after_s=60)
+    pid = pid_of(operations, name)
     operations.ask_to_stop(name)
     assert ends(pid)
     deadline = time.monotonic() + 10
