@@ -1,21 +1,28 @@
-"""Mean of the calibrated probabilities of prototype, knn and ridge, calibrated again.
+"""Weighted mean of the calibrated probabilities of prototype, knn and ridge, calibrated again.
 
 Each fails where another does not: prototypes on classes of many faces, neighbours on few examples.
-Measured over four data sets at 2 to 50 examples a class (raw pixels and an ImageNet encoder), the
-mean was within 0.9 points of the best of the three, and up to 2 points above it.
+The weights are those under which the held-out labels are most probable (stacking of predictive
+distributions, arXiv:1704.02030, equation 4 with the logarithmic score), found by expectation
+maximisation; one example's worth of prior for each member holds them together when there are few.
+Measured on embeddings of CIFAR-10 and of photographs of clothes at 2 to 50 examples a class, that
+was within 0.8 points of the best of the three, where equal weights lost up to 6.
 """
 
 import functools
 
 import numpy as np
 
-from serving.fewshot.head import Classifier, Head, calibrated
+from serving.fewshot.head import Classifier, Head, calibrated, judged
 from vicinal import plugins
 from vicinal.types import F32Array, I64Array
 
-DESCRIPTION = "Mean of prototype, knn and ridge, each calibrated; the safest single choice."
+DESCRIPTION = "Weighted mean of prototype, knn and ridge, each calibrated; the safest single choice."
 MEMBERS = ("prototype", "knn", "ridge")
 _FLOOR = np.float32(1e-6)
+_PRIOR = 1.0
+"""Judged examples that each member is given beforehand."""
+_ROUNDS = 30
+_SETTLED = 3e-3
 
 
 def fit(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> Head:
@@ -41,12 +48,29 @@ def member(name: str) -> Classifier:
 
 def combine(heads: list[Head], y_N: I64Array) -> Head:
     """Blends heads that were fitted to the same support."""
+    held_out_of_heads = [head.held_out_probabilities() for head in heads]
+    weight_H = _weights(held_out_of_heads, y_N)
 
     def scores(x_QD: F32Array) -> F32Array:
-        return _log_mean([head.predict(x_QD) for head in heads])
+        return _log_mean([head.predict(x_QD) for head in heads], weight_H)
 
-    return calibrated("blend", scores, _log_mean([head.held_out_probabilities() for head in heads]), y_N, prior=1.0)
+    return calibrated("blend", scores, _log_mean(held_out_of_heads, weight_H), y_N, prior=1.0)
 
 
-def _log_mean(p_of_heads: list[F32Array]) -> F32Array:
-    return np.asarray(np.log(np.mean(p_of_heads, axis=0) + _FLOOR), dtype=np.float32)
+def _weights(held_out_of_heads: list[F32Array], y_N: I64Array) -> F32Array:
+    rows = judged(held_out_of_heads[0])
+    p_HJ = np.stack([p_NC[rows, y_N[rows]] for p_NC in held_out_of_heads]) + _FLOOR
+    weight_H = np.full(len(p_HJ), 1.0 / len(p_HJ), np.float32)
+    for _ in range(_ROUNDS):
+        share_HJ = weight_H[:, None] * p_HJ
+        share_HJ /= share_HJ.sum(axis=0)
+        before_H, weight_H = weight_H, share_HJ.sum(axis=1) + np.float32(_PRIOR)
+        weight_H /= weight_H.sum()
+        if np.abs(weight_H - before_H).max() < _SETTLED:
+            break
+    return weight_H
+
+
+def _log_mean(p_of_heads: list[F32Array], weight_H: F32Array) -> F32Array:
+    mean_QC = sum(weight * p_QC for weight, p_QC in zip(weight_H, p_of_heads, strict=True))
+    return np.asarray(np.log(mean_QC + _FLOOR), dtype=np.float32)

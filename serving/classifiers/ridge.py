@@ -20,6 +20,8 @@ DESCRIPTION = "Linear: ridge regression in closed form; strong from 5 examples a
 PRIOR_TEMPERATURE = 0.11
 PENALTIES = np.logspace(-3, 1.5, 19)
 """Penalties tried, relative to the mean eigenvalue."""
+_PRESS_VALUES = 1 << 20
+"""Residuals that are held at once while penalties are tried."""
 
 _F64 = npt.NDArray[np.float64]
 
@@ -28,9 +30,9 @@ _F64 = npt.NDArray[np.float64]
 class RidgeFit:
     """The solution, in the basis in which the penalty is diagonal."""
 
-    weight_DC: _F64
+    weight_DC: F32Array
     """Coefficients."""
-    offset_C: _F64
+    offset_C: F32Array
     """Intercept."""
     penalty: float
     """The penalty that minimised PRESS."""
@@ -53,22 +55,21 @@ def solve(x_ND: F32Array, y_N: I64Array, *, class_count: int, penalty: float | N
         class_count: C.
         penalty: absolute penalty, above 0; None chooses by PRESS.
     """
-    x_ND64 = x_ND.astype(np.float64)
     t_NC = one_hot(y_N, class_count=class_count).astype(np.float64)
     weight_N = 1.0 / np.bincount(y_N, minlength=class_count)[y_N]
     root_N = np.sqrt(weight_N / weight_N.sum())
-    mean_D, mean_C = root_N**2 @ x_ND64, root_N**2 @ t_NC
-    a_ND = root_N[:, None] * (x_ND64 - mean_D)
+    mean_D, mean_C = (root_N**2).astype(np.float32) @ x_ND, root_N**2 @ t_NC
+    a_ND = root_N.astype(np.float32)[:, None] * (x_ND - mean_D)
     b_NC = root_N[:, None] * (t_NC - mean_C)
     e_R, u_NR = _left_vectors(a_ND)
     c_RC = u_NR.T @ b_NC
     if penalty is None:
         penalty = _by_press(e_R, u_NR, c_RC, b_NC, root_N)
     shrink_R = e_R / (e_R + penalty)
-    weight_DC = a_ND.T @ (u_NR @ (c_RC / (e_R + penalty)[:, None]))
+    weight_DC = a_ND.T @ (u_NR @ (c_RC / (e_R + penalty)[:, None])).astype(np.float32)
     return RidgeFit(
         weight_DC=weight_DC,
-        offset_C=mean_C - mean_D @ weight_DC,
+        offset_C=np.asarray(mean_C - mean_D @ weight_DC, dtype=np.float32),
         penalty=penalty,
         u_NR=u_NR,
         shrink_R=shrink_R,
@@ -110,29 +111,33 @@ def fit(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> Head:
     held_out_NC = np.full(t_NC.shape, np.nan, np.float32)
     for rows in folds(y_N):
         held_out_NC[rows] = held_out(fitted, t_NC, rows)
-    weight_DC, offset_C = fitted.weight_DC.astype(np.float32), fitted.offset_C.astype(np.float32)
-    return calibrated("ridge", lambda x_QD: x_QD @ weight_DC + offset_C, held_out_NC, y_N, prior=PRIOR_TEMPERATURE)
+
+    def scores(x_QD: F32Array) -> F32Array:
+        return x_QD @ fitted.weight_DC + fitted.offset_C
+
+    return calibrated("ridge", scores, held_out_NC, y_N, prior=PRIOR_TEMPERATURE)
 
 
-def _left_vectors(a_ND: _F64) -> tuple[_F64, _F64]:
+def _left_vectors(a_ND: F32Array) -> tuple[_F64, _F64]:
     # N <= D: eigenvectors of the N x N Gram matrix; else of the D x D one, carried over.
     row_count, dimension = a_ND.shape
     if row_count <= dimension:
-        e_R, u_NR = np.linalg.eigh(a_ND @ a_ND.T)
+        e_R, u_NR = np.linalg.eigh((a_ND @ a_ND.T).astype(np.float64))
         return np.maximum(e_R, 0.0), u_NR
-    e_R, v_DR = np.linalg.eigh(a_ND.T @ a_ND)
-    kept = e_R > max(e_R.max(), 1e-30) * 1e-12
+    e_R, v_DR = np.linalg.eigh((a_ND.T @ a_ND).astype(np.float64))
+    kept = e_R > max(e_R.max(), 1e-30) * 1e-6  # below is the rounding of float32
     return e_R[kept], (a_ND @ v_DR[:, kept]) / np.sqrt(e_R[kept])
 
 
 def _by_press(e_R: _F64, u_NR: _F64, c_RC: _F64, b_NC: _F64, root_N: _F64) -> float:
-    scale = max(float(e_R.sum()) / max(e_R.size, 1), 1e-12)
-    best, best_press = scale, np.inf
+    penalty_P = PENALTIES * max(float(e_R.sum()) / max(e_R.size, 1), 1e-12)
     squared_NR = u_NR**2
-    for relative in PENALTIES:
-        shrink_R = e_R / (e_R + relative * scale)
-        gap_N = np.maximum(1.0 - squared_NR @ shrink_R - root_N**2, 1e-9)
-        press = float((((b_NC - u_NR @ (shrink_R[:, None] * c_RC)) / gap_N[:, None]) ** 2).sum())
-        if press < best_press:
-            best, best_press = float(relative) * scale, press
-    return best
+    press: list[float] = []
+    step = max(1, _PRESS_VALUES // max(b_NC.size, e_R.size))
+    for start in range(0, penalty_P.size, step):
+        shrink_RP = e_R[:, None] / (e_R[:, None] + penalty_P[start : start + step])
+        gap_NP = np.maximum(1.0 - squared_NR @ shrink_RP - root_N[:, None] ** 2, 1e-9)
+        hat_NPC = u_NR @ (shrink_RP[:, :, None] * c_RC[:, None]).reshape(e_R.size, -1)
+        residual_NPC = b_NC[:, None] - hat_NPC.reshape(*gap_NP.shape, -1)
+        press += ((residual_NPC / gap_NP[:, :, None]) ** 2).sum(axis=(0, 2)).tolist()
+    return float(penalty_P[int(np.argmin(press))])

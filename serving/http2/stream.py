@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from serving.http2.heads import OPENING, Head, Metadata, trailers
 from serving.http2.messages import MessageReader, framed
@@ -155,14 +156,13 @@ class Stream:
             self.connection.allow(self, unpaid)
 
     async def _requests(self, arrived: asyncio.Event) -> AsyncIterator[Any]:
-        decode = self.handler.request_deserializer
         while True:
             while self._messages:
                 raw = self._messages.popleft()
                 self._held_bytes -= len(raw)
                 if self._held_bytes < _HELD_BYTES:
                     self._pay()
-                yield decode(raw) if decode else raw
+                yield self._decoded(raw)
             if self.ended:
                 return
             arrived.clear()
@@ -187,8 +187,8 @@ class Stream:
 
     async def _answer(self, request: Any) -> None:
         handler = self.handler
-        if handler.request_deserializer and not handler.request_streaming:
-            request = handler.request_deserializer(request)
+        if not handler.request_streaming:
+            request = self._decoded(request)
         if not handler.response_streaming:
             reply = await (handler.unary_unary or handler.stream_unary)(request, self)
             self.outgoing += framed(self._encoded(reply))
@@ -238,6 +238,14 @@ class Stream:
             self.drained = self.drained or asyncio.Event()
             self.drained.clear()
             await self.drained.wait()
+
+    def _decoded(self, raw: bytes) -> Any:
+        decode = self.handler.request_deserializer
+        try:
+            return decode(raw) if decode else raw
+        except DecodeError as error:
+            self._status = (grpc.StatusCode.INVALID_ARGUMENT.value[0], "the request is no message of this call", ())
+            raise AbortedCallError from error
 
     def _encoded(self, reply: Any) -> bytes:
         encode = self.handler.response_serializer

@@ -24,6 +24,9 @@ _LABELLED_NEIGHBORS = 20
 _CHUNK_ROWS = 4096
 _CENTER_ROWS = 20_000
 _LABELLED_CHUNK = 1 << 25
+_LABELLED_LIMIT = 20_000
+"""Labelled items up to which all pairs of them are compared."""
+_WIDEST = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,19 +131,22 @@ def all_neighbors(
     rows_NK = np.full((snapshot.count, max(count - 1, 1)), -1, np.int64)
     cosine_NK = np.full(rows_NK.shape, -1.0, np.float32)
     for start in range(0, snapshot.count, _CHUNK_ROWS):
-        x_PD = np.asarray(snapshot.vectors_ND[start : start + _CHUNK_ROWS])
-        own_P1 = np.arange(start, start + x_PD.shape[0])[:, None]
-        found_PK = snapshot.search(x_PD, neighbor_count=count).rows_QK[:, :count]
-        # The item itself is nearly always among them; where it is not, the last is left out instead.
-        keys_PK = np.where(found_PK == own_P1, count, np.arange(count))
-        others_PK = np.take_along_axis(found_PK, np.argsort(keys_PK, axis=1), axis=1)[:, : count - 1]
+        rows_P = np.arange(start, min(start + _CHUNK_ROWS, snapshot.count))
         if count > 1:
-            rows_NK[start : start + x_PD.shape[0]] = others_PK
-            y_PKD = centered(np.asarray(snapshot.vectors_ND[others_PK.ravel()]), center_D)
-            y_PKD = y_PKD.reshape(*others_PK.shape, -1)
-            cosine_NK[start : start + x_PD.shape[0]] = np.einsum("pd,pkd->pk", centered(x_PD, center_D), y_PKD)
+            rows_NK[rows_P], cosine_NK[rows_P] = _others(snapshot, center_D, rows_P, count=count - 1)
         progress(min(start + _CHUNK_ROWS, snapshot.count))
     return AllNeighbors(rows_NK=rows_NK, cosine_NK=cosine_NK)
+
+
+def _others(snapshot: Snapshot, center_D: F32Array, rows_P: I64Array, *, count: int) -> tuple[I64Array, F32Array]:
+    """Returns the nearest other rows by the index, int64 (P, count), and their centred cosines, float32."""
+    x_PD = np.asarray(snapshot.vectors_ND[rows_P])
+    found_PK = snapshot.search(x_PD, neighbor_count=count + 1).rows_QK
+    # The item itself is nearly always among them; where it is not, the last is left out instead.
+    keys_PK = np.where(found_PK == rows_P[:, None], count + 1, np.arange(count + 1))
+    others_PK = np.take_along_axis(found_PK, np.argsort(keys_PK, axis=1), axis=1)[:, :count]
+    y_PKD = centered(np.asarray(snapshot.vectors_ND[others_PK.ravel()]), center_D).reshape(*others_PK.shape, -1)
+    return others_PK, np.einsum("pd,pkd->pk", centered(x_PD, center_D), y_PKD)
 
 
 def _center(snapshot: Snapshot) -> F32Array:
@@ -221,12 +227,8 @@ def _suspects(snapshot: Snapshot, near: AllNeighbors, center_D: F32Array, labels
 
 
 def _votes(snapshot: Snapshot, near: AllNeighbors, center_D: F32Array, rows_M: I64Array, t_MC: F32Array) -> F32Array:
-    if rows_M.size > snapshot.count // 2:  # most neighbors are labelled: those of the index will do
-        place_N = np.full(snapshot.count + 1, rows_M.size)
-        place_N[rows_M] = np.arange(rows_M.size)
-        padded_MC = np.concatenate([t_MC, np.zeros((1, t_MC.shape[1]), np.float32)])
-        weight_MK = np.exp((near.cosine_NK[rows_M] - 1.0) / _VOTE_TEMPERATURE)
-        vote_MC = np.einsum("mk,mkc->mc", weight_MK, padded_MC[place_N[near.rows_NK[rows_M]]])
+    if rows_M.size > min(_LABELLED_LIMIT, snapshot.count // 2):
+        vote_MC = _votes_by_index(snapshot, near, center_D, rows_M, t_MC)
     else:
         z_MD = centered(np.asarray(snapshot.vectors_ND[rows_M]), center_D)
         count = min(_LABELLED_NEIGHBORS, rows_M.size - 1)
@@ -240,6 +242,26 @@ def _votes(snapshot: Snapshot, near: AllNeighbors, center_D: F32Array, rows_M: I
             parts.append(np.einsum("pk,pkc->pc", weight_PK, t_MC[near_PK]))
         vote_MC = np.concatenate(parts)
     return np.asarray(vote_MC / np.maximum(vote_MC.sum(axis=1, keepdims=True), 1e-30), dtype=np.float32)
+
+
+def _votes_by_index(
+    snapshot: Snapshot, near: AllNeighbors, center_D: F32Array, rows_M: I64Array, t_MC: F32Array
+) -> F32Array:
+    """Has the neighbors vote that the index finds: as many that some 20 of them are labelled, but 1,000 at most."""
+    place_N = np.full(snapshot.count + 1, rows_M.size)  # the last for a row of -1
+    place_N[rows_M] = np.arange(rows_M.size)
+    padded_MC = np.concatenate([t_MC, np.zeros((1, t_MC.shape[1]), np.float32)])
+    count = min(-(-_LABELLED_NEIGHBORS * snapshot.count // rows_M.size), _WIDEST)
+    step = max(1, _LABELLED_CHUNK // (count * max(t_MC.shape[1], snapshot.dimension)))
+    parts = []
+    for start in range(0, rows_M.size, step):
+        rows_P = rows_M[start : start + step]
+        rows_PK, cosine_PK = near.rows_NK[rows_P], near.cosine_NK[rows_P]
+        if rows_M.size <= snapshot.count // 2:
+            rows_PK, cosine_PK = _others(snapshot, center_D, rows_P, count=count)
+        weight_PK = np.exp((cosine_PK - 1.0) / _VOTE_TEMPERATURE)
+        parts.append(np.einsum("pk,pkc->pc", weight_PK, padded_MC[place_N[rows_PK]]))
+    return np.concatenate(parts)
 
 
 def _leaks(snapshot: Snapshot, pairs: list[list[int]], split_column: str) -> list[Leak]:

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from serving.classifiers import auto, ridge
 from serving.fewshot.folds import fold_numbers, folds
-from serving.fewshot.head import fit_temperature, judged, log_losses, softmax
+from serving.fewshot.head import Head, fit_temperature, judged, log_losses, softmax
 from serving.fewshot.space import centered, class_balanced_mean, one_hot, unit
 from tests.serving.labelled_workspace import made_clusters
 from vicinal import plugins
@@ -172,6 +172,38 @@ def test_auto_prefers_the_blend_unless_another_is_clearly_better() -> None:
     flat = plugins.load(FAMILY, "blend").combine([heads[1]], y_N)
     spoilt = type(flat)(name="spoilt", scores=flat.scores, held_out_NC=-flat.held_out_NC, temperature=flat.temperature)
     assert auto.choose(spoilt, heads, y_N) in heads
+
+
+def test_the_blend_weighs_its_members_by_their_held_out_probabilities() -> None:
+    x_ND, y_N, q_QD, _ = support(20)
+    blend = plugins.load(FAMILY, "blend")
+    good = plugins.load(FAMILY, "ridge").fit(x_ND, y_N, class_count=4)
+    noise_NC = np.random.default_rng(0).standard_normal(good.held_out_NC.shape).astype(np.float32)
+    bad = type(good)(name="bad", scores=lambda q_QD: np.zeros((len(q_QD), 4), np.float32), held_out_NC=noise_NC,
+                     temperature=0.1)  # fmt: skip
+    both, alone = blend.combine([good, bad], y_N), blend.combine([good], y_N)
+    np.testing.assert_allclose(both.predict(q_QD), alone.predict(q_QD), atol=0.05)
+    # Nothing held out, nothing known of either: both weigh the same.
+    nothing = [type(good)(name="one", scores=head.scores, held_out_NC=np.full_like(noise_NC, np.nan),
+                          temperature=1.0) for head in (good, bad)]  # fmt: skip
+    p_QC = np.mean([head.predict(q_QD) for head in nothing], axis=0)
+    np.testing.assert_allclose(blend.combine(nothing, y_N).predict(q_QD), p_QC, atol=1e-4)
+
+
+def test_the_weights_of_the_blend_make_the_held_out_labels_most_probable() -> None:
+    rng = np.random.default_rng(0)
+    y_N = rng.integers(3, size=400)
+    p_of_heads = [rng.dirichlet([1, 1, 1], 400).astype(np.float32) for _ in range(3)]
+    p_of_heads[1][np.arange(400), y_N] += 0.5
+    p_of_heads[2][np.arange(400), y_N] += 0.3
+    p_of_heads = [p_NC / p_NC.sum(axis=1, keepdims=True) for p_NC in p_of_heads]
+    heads = [Head(name="", scores=lambda q: q, held_out_NC=np.log(p_NC), temperature=1.0) for p_NC in p_of_heads]
+    blend = plugins.load(FAMILY, "blend")
+    mixed_NC = np.exp(blend.combine(heads, y_N).held_out_NC)
+    loss = -np.log(mixed_NC[np.arange(400), y_N]).mean()
+    peers = rng.dirichlet([1, 1, 1], 500)
+    mean_MN = np.einsum("mh,hn->mn", peers, np.stack([p_NC[np.arange(400), y_N] for p_NC in p_of_heads]))
+    assert loss <= -np.log(mean_MN).mean(axis=1).min() + 2e-3
 
 
 def test_class_balanced_mean_weighs_classes_the_same() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from index.snapshot import Snapshot
+from serving.labels import health
 from serving.labels.health import NEIGHBOR_COUNT, all_neighbors, check
 from serving.labels.log import shared_log
 from serving.labels.records import Entry
@@ -65,6 +66,14 @@ def test_what_was_planted_is_found(store: Store, name: str) -> None:
     assert {one.item_id: one.likely for one in found.suspects} == {item_id(r): CLASSES[r % 4] for r in WRONG}
     leaks = {frozenset((one.item_id, one.other_item_id)) for one in found.leaks}
     assert leaks == {frozenset(ids(pair)) for pair in NEAR}
+
+
+def test_many_labels_are_judged_by_the_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_LABELLED_LIMIT", 10)
+    monkeypatch.setattr(health, "_LABELLED_CHUNK", 32 * 50)
+    with Snapshot.open(store.path("snapshots", "latest")) as snapshot:
+        found = check(snapshot, labels=labels_of(store, "some"))
+    assert {(one.item_id, one.label) for one in found.suspects} == {(item_id(r), WRONG[r]) for r in WRONG}
 
 
 def test_every_item_has_its_nearest_others_and_never_itself(store: Store) -> None:

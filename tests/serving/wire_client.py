@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.wrappers_pb2 import BytesValue
 from hpack import Decoder, Encoder
 
 from serving.http2.link import Limits
@@ -48,6 +49,10 @@ class Echo:
             return b"%d" % round(context.time_remaining() or -1)
         return raw
 
+    async def parse(self, message: BytesValue, context: Any) -> BytesValue:
+        del context
+        return message
+
     async def count(self, raw: bytes, context: Any) -> AsyncIterator[bytes]:
         del context
         size, times, *_ = *(int(word) for word in raw.split() if word.isdigit()), 1, 1
@@ -82,6 +87,12 @@ def handlers(echo: Echo) -> grpc.GenericRpcHandler:
             "Count": grpc.unary_stream_rpc_method_handler(echo.count),
             "Add": grpc.stream_unary_rpc_method_handler(echo.add),
             "Talk": grpc.stream_stream_rpc_method_handler(echo.talk),
+            "Parse": grpc.unary_unary_rpc_method_handler(
+                echo.parse, request_deserializer=BytesValue.FromString, response_serializer=BytesValue.SerializeToString
+            ),
+            "ParseEach": grpc.stream_stream_rpc_method_handler(
+                echo.talk, request_deserializer=BytesValue.FromString, response_serializer=BytesValue.SerializeToString
+            ),
         },
     )
 

@@ -5,6 +5,7 @@ import struct
 from contextlib import closing
 
 import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
 from hpack import Encoder
 
 from serving.http2.heads import HeadReader
@@ -152,6 +153,19 @@ def test_messages_that_are_none_are_refused(wire: Wire) -> None:
             last = start + 10_000 >= len(data)
             wire.send(frame(Kind.DATA, frames.END_STREAM * last, number, data[start : start + 10_000]))
         assert wire.reply(number)[1]["grpc-status"] == status, cases[place]
+
+
+@pytest.mark.parametrize("method", ["Parse", "ParseEach"])
+def test_bytes_that_are_not_the_message_of_a_call_are_its_callers_fault(
+    wire: Wire, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    good = BytesValue(value=b"good").SerializeToString()
+    for number, data, status in ((1, framed(good), "0"), (3, framed(b"\xff\xff"), "3"), (5, framed(good), "0")):
+        wire.send(wire.head(number, method), frame(Kind.DATA, frames.END_STREAM, number, data))
+        said, trailers = wire.reply(number)
+        assert trailers["grpc-status"] == status
+        assert said == (data if status == "0" else b"")
+    assert not caplog.records
 
 
 def test_too_many_calls_at_once_are_refused_for_another_try(wire: Wire) -> None:
