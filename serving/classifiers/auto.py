@@ -31,18 +31,16 @@ def fit(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> Head:
     Returns:
         The head that was chosen, under its own name.
     """
-    blend = _blend()
-    names = blend.MEMBERS if 2 <= class_count <= CLASS_LIMIT else ("prototype",)
-    heads: list[Head] = [blend.member(names[0]).fit(x_ND, y_N, class_count=class_count)]
-    if len(names) == 1 or judged(heads[0].held_out_NC).size == 0:
-        return heads[0]
-    heads += [blend.member(name).fit(x_ND, y_N, class_count=class_count) for name in names[1:]]
-    return choose(blend.combine(heads, y_N), heads, y_N)
+    if not 2 <= class_count <= CLASS_LIMIT or np.bincount(y_N).max(initial=0) < 2:
+        head: Head = _classifier("prototype").fit(x_ND, y_N, class_count=class_count)
+        return head
+    heads = _classifier("blend").members(x_ND, y_N, class_count=class_count)
+    return choose(_classifier("blend").combine(heads, y_N), heads, y_N)
 
 
 @functools.cache
-def _blend() -> Any:
-    return plugins.load(__name__.rpartition(".")[0], "blend")
+def _classifier(name: str) -> Any:
+    return plugins.load(__name__.rpartition(".")[0], name)
 
 
 def choose(default: Head, others: list[Head], y_N: I64Array) -> Head:

@@ -1,4 +1,4 @@
-"""Weighted mean of the calibrated probabilities of prototype, knn and ridge, calibrated again.
+"""Weighted mean of the calibrated probabilities of prototype, knn and two ridge regressions, calibrated again.
 
 Each fails where another does not: prototypes on classes of many faces, neighbours on few examples.
 The weights are those under which the held-out labels are most probable (stacking of predictive
@@ -9,15 +9,17 @@ was within 0.8 points of the best of the three, where equal weights lost up to 6
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from serving.fewshot.head import Classifier, Head, calibrated, judged
+from serving.fewshot.head import Head, calibrated, judged
 from vicinal import plugins
 from vicinal.types import F32Array, I64Array
 
 DESCRIPTION = "Weighted mean of prototype, knn and ridge, each calibrated; the safest single choice."
-MEMBERS = ("prototype", "knn", "ridge")
+RIDGE_SHARES = (1.0, 1 / 3)
+"""Penalties of the ridge regressions, as parts of the one of least PRESS, which is often too large for ranking."""
 _FLOOR = np.float32(1e-6)
 _PRIOR = 1.0
 """Judged examples that each member is given beforehand."""
@@ -36,14 +38,18 @@ def fit(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> Head:
     Returns:
         The head; its scores are logarithms of mean probabilities.
     """
-    return combine([member(name).fit(x_ND, y_N, class_count=class_count) for name in MEMBERS], y_N)
+    return combine(members(x_ND, y_N, class_count=class_count), y_N)
+
+
+def members(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> list[Head]:
+    """Fits prototype, knn, and ridge at each of its penalties."""
+    alone = [_classifier(name).fit(x_ND, y_N, class_count=class_count) for name in ("prototype", "knn")]
+    return [*alone, *_classifier("ridge").heads(x_ND, y_N, class_count=class_count, shares=RIDGE_SHARES)]
 
 
 @functools.cache
-def member(name: str) -> Classifier:
-    """Returns another classifier of the family, looked up once."""
-    found: Classifier = plugins.load(__name__.rpartition(".")[0], name)
-    return found
+def _classifier(name: str) -> Any:
+    return plugins.load(__name__.rpartition(".")[0], name)
 
 
 def combine(heads: list[Head], y_N: I64Array) -> Head:

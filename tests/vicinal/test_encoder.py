@@ -186,8 +186,25 @@ def test_whitening_filters_decorrelate_patches_and_are_not_trained():
     assert not any(name.startswith("body.whitening") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "side"), [(3, 1, 1, 4), (3, 2, 1, 7), (1, 2, 0, 8)])
-def test_the_quick_weight_gradient_is_the_convolutions(kernel, stride, padding, side):
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((3, 1, 1, 4), "Gathered"),
+        ((3, 2, 1, 7), "Gathered"),
+        ((1, 2, 0, 8), "Gathered"),
+        ((1, 1, 0, 2), "Gathered"),
+        ((3, 1, 1, 2), "Spread"),
+        ((3, 1, 1, 3), "Spread"),
+        ((3, 2, 1, 3), "Spread"),
+        ((3, 2, 1, 4), "Spread"),
+        ((5, 1, 2, 2), "Spread"),
+        ((2, 1, 0, 3), "Spread"),
+    ],
+)
+@pytest.mark.parametrize("most_rows", [8, 1 << 20])
+def test_the_quick_ways_are_the_convolution(shape, way, most_rows, monkeypatch):
+    kernel, stride, padding, side = shape
+    monkeypatch.setattr("vicinal.modalities.image.convolution._MOST_ROWS", most_rows)
     torch.manual_seed(0)
     ours = Conv2d(8, 16, kernel, stride=stride, padding=padding)
     plain = torch.nn.Conv2d(8, 16, kernel, stride=stride, padding=padding, bias=False)
@@ -196,7 +213,8 @@ def test_the_quick_weight_gradient_is_the_convolutions(kernel, stride, padding, 
     inputs = [x_BCHW.clone().requires_grad_() for _ in range(2)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         quick = ours(inputs[0])
-    assert "Gathered" in type(quick.grad_fn).__name__
+    assert way in type(quick.grad_fn).__name__
+    assert quick.is_contiguous(memory_format=torch.channels_last)
     exact = plain(inputs[1])
     weights = torch.randn_like(exact)
     quick.float().backward(weights)
