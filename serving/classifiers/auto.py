@@ -32,15 +32,15 @@ def fit(x_ND: F32Array, y_N: I64Array, *, class_count: int) -> Head:
         The head that was chosen, under its own name.
     """
     if not 2 <= class_count <= CLASS_LIMIT or np.bincount(y_N).max(initial=0) < 2:
-        head: Head = _classifier("prototype").fit(x_ND, y_N, class_count=class_count)
+        head: Head = _blend().member("prototype").fit(x_ND, y_N, class_count=class_count)
         return head
-    heads = _classifier("blend").members(x_ND, y_N, class_count=class_count)
-    return choose(_classifier("blend").combine(heads, y_N), heads, y_N)
+    heads = _blend().members(x_ND, y_N, class_count=class_count)
+    return choose(_blend().combine(heads, y_N), heads, y_N)
 
 
 @functools.cache
-def _classifier(name: str) -> Any:
-    return plugins.load(__name__.rpartition(".")[0], name)
+def _blend() -> Any:
+    return plugins.load(__name__.rpartition(".")[0], "blend")
 
 
 def choose(default: Head, others: list[Head], y_N: I64Array) -> Head:
