@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from serving.config import RefreshJobConfig, load_config
 from serving.operation_runner import Job
-from serving.operation_state import FOLDER
+from serving.operation_state import FOLDER, OperationState
 from serving.operations import Operations, RefreshAsk
 from tests.serving.conftest import add_image_snapshot, config, running
 from tests.serving.images import make_png
@@ -182,6 +182,14 @@ def pid_of(operations: Operations, name: str) -> int:
     return int(operations.get(name).stage.split()[1])
 
 
+def ended(operations: Operations, name: str) -> OperationState:
+    deadline = time.monotonic() + 20
+    while not operations.get(name).done:
+        assert time.monotonic() < deadline, operations.get(name)
+        time.sleep(0.02)
+    return operations.get(name)
+
+
 def ends(pid: int) -> bool:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -202,11 +210,7 @@ def test_what_does_not_stop_is_killed_and_progress_is_seen(served: Store, monkey
     assert operations.get(name).progress == 0.8
     operations.ask_to_stop(name)
     assert ends(pid)
-    deadline = time.monotonic() + 10
-    while not operations.get(name).done:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert operations.get(name).state == "cancelled"
+    assert ended(operations, name).state == "cancelled"
     operations.close()
 
 
@@ -216,11 +220,7 @@ def test_an_interrupt_that_the_command_missed_is_sent_again(served: Store, monke
     pid = pid_of(operations, name)
     operations.ask_to_stop(name)
     assert ends(pid)
-    deadline = time.monotonic() + 10
-    while not operations.get(name).done:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert operations.get(name).state == "cancelled"
+    assert ended(operations, name).state == "cancelled"
     operations.close()
 
 
@@ -231,11 +231,7 @@ def test_a_server_that_is_gone_leaves_no_process_behind(served: Store, monkeypat
     operations.close()
     assert ends(pid)
     later = Operations(served, ALLOWED)
-    deadline = time.monotonic() + 10
-    while not later.get(name).done:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert later.get(name).state == "interrupted"
+    assert ended(later, name).state == "interrupted"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process die with its parent")
@@ -246,11 +242,7 @@ def test_a_runner_that_is_killed_is_reported_as_interrupted(served: Store, monke
     runner = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(runner, signal.SIGKILL)
     assert ends(pid)
-    deadline = time.monotonic() + 10
-    while not operations.get(name).done:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    state = operations.get(name)
+    state = ended(operations, name)
     assert (state.state, state.failure and state.failure.reason) == ("interrupted", "OPERATION_INTERRUPTED")
     operations.close()
 
@@ -262,11 +254,7 @@ def test_only_the_newest_operations_are_kept(served: Store, monkeypatch: pytest.
         name = sleeper(operations, monkeypatch, "print('{}')")
         monkeypatch.undo()
         monkeypatch.setattr("serving.operations._KEPT", 3)
-        deadline = time.monotonic() + 20
-        while not operations.get(name).done:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert operations.get(name).state == "succeeded"
+        assert ended(operations, name).state == "succeeded"
     assert len(list((served.root / FOLDER).glob("refresh-*"))) == 3
     operations.close()
 
