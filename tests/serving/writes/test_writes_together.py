@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +17,27 @@ from vicinal.errors import (
 )
 from vicinal.store import Store
 from vicinal.types import Metric
+
+
+@contextlib.contextmanager
+def swapping(store: Store, *, pause_s: float) -> Iterator[None]:
+    """Has two snapshots take turns."""
+    stop = threading.Event()
+
+    def swap() -> None:
+        for number in range(1000):
+            if stop.is_set():
+                return
+            store.activate(str(1 + number % 2))
+            time.sleep(pause_s)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        swapper.join()
 
 
 def test_changes_lie_over_every_snapshot_of_the_space(client: Client) -> None:
@@ -97,44 +119,21 @@ def test_what_is_acknowledged_is_in_the_space_that_the_reply_names(store: Store)
     for seed in (1, 2):
         add_snapshot(store, make_vectors(50, seed=seed))
     store.activate("1")
-    stop = threading.Event()
-
-    def swap() -> None:
-        for number in range(1000):
-            if stop.is_set():
-                return
-            store.activate(str(1 + number % 2))
-            time.sleep(0.01)
-
-    swapper = threading.Thread(target=swap)
     acknowledged: dict[str, str] = {}
     with running(store, config()) as (_, address), Client(address) as client:
-        swapper.start()
-        for number in range(150):
-            with contextlib.suppress(FingerprintMismatchError):
-                done = client.upsert_items([ItemUpsert(item_id=f"n{number}", value=FAR)])
-                acknowledged[f"n{number}"] = done.snapshot.name
-        stop.set()
-        swapper.join()
+        with swapping(store, pause_s=0.01):
+            for number in range(150):
+                with contextlib.suppress(FingerprintMismatchError):
+                    done = client.upsert_items([ItemUpsert(item_id=f"n{number}", value=FAR)])
+                    acknowledged[f"n{number}"] = done.snapshot.name
         for item_id, name in acknowledged.items():
             assert client.get_item(item_id, snapshot=name).item.item_id == item_id
     assert set(acknowledged.values()) == {"snapshots/000001", "snapshots/000002"}
 
 
 def test_no_write_is_missed_while_snapshots_are_swapped(served: Store) -> None:
-    stop = threading.Event()
     problems: list[str] = []
-
-    def swap() -> None:
-        for number in range(1000):
-            if stop.is_set():
-                return
-            served.activate(str(1 + number % 2))
-            time.sleep(0.03)
-
-    swapper = threading.Thread(target=swap)
-    with running(served, config()) as (_, address), Client(address) as client:
-        swapper.start()
+    with running(served, config()) as (_, address), Client(address) as client, swapping(served, pause_s=0.03):
         last, names = (0, 0), set()
         for number in range(60):
             x_D = FAR + number
@@ -145,7 +144,5 @@ def test_no_write_is_missed_while_snapshots_are_swapped(served: Store) -> None:
             if reply.item_ids != [f"n{number}"] or seen[0] < last[0] or seen[1] <= last[1]:
                 problems.append(f"{number}: {reply} after {last}")
             last = seen
-        stop.set()
-        swapper.join()
     assert not problems
     assert len(names) == 2
