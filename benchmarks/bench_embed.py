@@ -49,7 +49,8 @@ class Case:
     size: int
 
 
-def _arguments(parser: ArgumentParser) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Adds where the images are, and how often to measure."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -194,7 +195,7 @@ def measure(frame: Frame, case: Case, folder: Path) -> dict[str, list[float]]:
 
 def main() -> None:
     """Measures every case; the figures are medians of the rounds."""
-    frame = Frame.start("embed", __doc__, add=_arguments)
+    frame = Frame.start("embed", __doc__, add=arguments)
     frame.config["batch_size"] = BATCH
     shared = not torch.cuda.is_available()
     frame.peers["DataLoader loop"] = torch.__version__

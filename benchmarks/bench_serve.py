@@ -139,6 +139,8 @@ def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -
         if name == "vicinal" and last:
             for mode in ("stream", "batch"):
                 runs[mode] = partial(bench.load, name, callers=callers, mode=mode, effort=0)
+        if name == "redis" and last:
+            runs["pipeline"] = partial(bench.load, name, callers=callers, mode="pipeline", effort=effort)
         for mode, run in runs.items():
             bench.results.setdefault(f"{name} {mode}", []).append(run())
 

@@ -39,12 +39,19 @@ def fashion_mnist(folder: Path) -> Data:
 
 
 def mixture(count: int, dimension: int, *, query_count: int, seed: int) -> Data:
-    """Returns unit vectors in overlapping clusters, and queries drawn alike, cosine."""
+    """Returns unit vectors in overlapping clusters, and queries drawn alike, cosine.
+
+    The variance along the j-th direction is 1/j, among the centers and around each: about what the embeddings of our
+    encoders have. With as much variance in all directions nothing is near anything.
+    """
     rng = np.random.default_rng(seed)
+    spread_DD = np.linalg.qr(rng.standard_normal((dimension, dimension)))[0].astype(np.float32)
+    spread_DD /= np.sqrt(np.arange(1, dimension + 1, dtype=np.float32))[:, None]
     centers_CD = rng.standard_normal((max(10, count // 1000), dimension), dtype=np.float32)
     total = count + query_count
     x_ND = rng.standard_normal((total, dimension), dtype=np.float32)
     x_ND += centers_CD[rng.integers(len(centers_CD), size=total)]
+    x_ND = x_ND @ spread_DD
     x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
     name = f"mixture-{count // 1000}kx{dimension}"
     return Data(name=name, x_ND=x_ND[:count], x_QD=x_ND[count:], metric=Metric.COSINE)

@@ -9,22 +9,23 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.serve_peers import NAMES
+from benchmarks.serve_peers import NAMES, AskMany
 
-Ask = Callable[[np.ndarray], list[str]]
+PIPELINED = 100
+"""Queries that a caller puts into one pipeline of Redis."""
 
 
 def main() -> None:
     """Runs the callers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", required=True, choices=["vicinal", *NAMES])
-    parser.add_argument("--mode", default="unary", choices=["unary", "stream", "batch"])
+    parser.add_argument("--mode", default="unary", choices=["unary", "stream", "batch", "pipeline"])
     parser.add_argument("--address", required=True)
     parser.add_argument("--queries", type=Path, required=True)
     parser.add_argument("--callers", type=int, default=1)
@@ -101,8 +102,10 @@ async def _vicinal(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str,
 
 
 def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
-    from benchmarks.serve_peers import connect
+    from benchmarks.serve_peers import connect, connect_pipeline
 
+    options = {"neighbors": arguments.neighbors, "effort": arguments.effort}
+    size = PIPELINED if arguments.mode == "pipeline" else 1
     latencies: list[float] = []
     found: dict[int, list[str]] = {}
     counts = [0] * arguments.callers
@@ -110,19 +113,24 @@ def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
     begin = threading.Event()
 
     def caller(number: int) -> None:
-        ask: Ask = connect(arguments.peer, arguments.address, neighbors=arguments.neighbors, effort=arguments.effort)
+        if arguments.mode == "pipeline":
+            ask: AskMany = connect_pipeline(arguments.address, **options)
+        else:
+            one = connect(arguments.peer, arguments.address, **options)
+            ask = lambda x_BD: [one(x_BD[0])]  # noqa: E731 - the other of two ways
         place = number * len(x_QD) // arguments.callers
-        ask(x_QD[place])
+        ask(x_QD[place : place + size])
         ready.wait()
         begin.wait()
         until = time.perf_counter() + arguments.seconds
         while time.perf_counter() < until:
             start = time.perf_counter()
-            ids = ask(x_QD[place])
+            replies = ask(x_QD[place : place + size])
             latencies.append(time.perf_counter() - start)
-            found.setdefault(place, ids)
-            counts[number] += 1
-            place = (place + 1) % len(x_QD)
+            for row, ids in enumerate(replies):
+                found.setdefault(place + row, ids)
+            counts[number] += len(replies)
+            place = (place + len(replies)) % len(x_QD)
 
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(arguments.callers)]
     for thread in threads:

@@ -36,11 +36,13 @@ def pss_mib(pid: int) -> float:
 
 
 @contextmanager
-def server(root: Path, processes: int) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """Runs our server; gives its process and its address."""
+def server(root: Path, processes: int, *settings: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """Runs our server with settings such as ``limits.max_k=100``; gives its process and its address."""
     ready = root / "work" / f"ready-{processes}.json"
     words = [sys.executable, "-m", "vicinal", "serve", "-w", str(root), "--port", "0", "--ready-file", str(ready)]
-    process = subprocess.Popen([*words, "--processes", str(processes), "--set", "observe.log_level=error"])
+    words += ["--processes", str(processes)]
+    words += [word for setting in ("observe.log_level=error", *settings) for word in ("--set", setting)]
+    process = subprocess.Popen(words)
     try:
         while not ready.exists():
             if process.poll() is not None:

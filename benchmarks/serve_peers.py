@@ -27,6 +27,7 @@ PG = "postgres/postgres"
 _BATCH = 1000
 _NAMESPACED = ("milvus",)
 Ask = Callable[[np.ndarray], list[str]]
+AskMany = Callable[[np.ndarray], list[list[str]]]
 
 
 def connect(peer: str, address: str, *, neighbors: int, effort: int) -> Ask:
@@ -64,6 +65,20 @@ def _connect_redis(host: str, port: int, neighbors: int, effort: int) -> Ask:
     return lambda x_D: [
         key.decode() for key in client.execute_command(*redis_words(x_D, neighbors=neighbors, effort=effort))[1:]
     ]
+
+
+def connect_pipeline(address: str, *, neighbors: int, effort: int) -> AskMany:
+    """Returns what asks Redis for the neighbors of several vectors in one pipeline."""
+    host, _, port = address.rpartition(":")
+    client: Any = importlib.import_module("redis").Redis(host=host, port=int(port))
+
+    def ask(x_BD: np.ndarray) -> list[list[str]]:
+        pipeline = client.pipeline(transaction=False)
+        for x_D in x_BD:
+            pipeline.execute_command(*redis_words(x_D, neighbors=neighbors, effort=effort))
+        return [[key.decode() for key in reply[1:]] for reply in pipeline.execute()]
+
+    return ask
 
 
 def pg_vector(x_D: np.ndarray) -> bytes:

@@ -86,7 +86,7 @@ class SingleSearch:
         if self._metric is not Metric.COSINE:
             # NaN and infinity compare as false.
             return bool(_PLAIN_SQUARES[0] < self._faiss.fvec_norm_L2sqr(*self._length) < _PLAIN_SQUARES[1])
-        # The very sum of ``Snapshot.check_queries``, so that the quotient has the same bits.
+        # The very sum of ``checked_queries``, so that the quotient has the same bits.
         norms_Q: Any = np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD))
         if not 1e-15 < norms_Q[0] < 1e15:
             return False

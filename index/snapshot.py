@@ -20,11 +20,13 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from index.blas import threads_for
 from index.coarse import Coarse
 from index.curve import EXACT_EFFORT, CurvePoint, effort_for, expected_recall, from_json
 from index.engine import Engine
 from index.filters import Columns, Filter, matching
 from index.kind import VECTORS_FILE
+from index.query_vectors import checked_queries
 from index.selection import Selection
 from index.single import SingleSearch
 from index.storage import map_vectors
@@ -32,9 +34,7 @@ from index.unwanted import numbers_of
 from vicinal.artifact import MANIFEST, Manifest, read_manifest
 from vicinal.errors import (
     CorruptArtifactError,
-    DimensionMismatchError,
     InvalidArgumentError,
-    InvalidVectorError,
     SnapshotNotFoundError,
 )
 from vicinal.item_table import ItemTable
@@ -44,10 +44,6 @@ FORMAT_VERSION = 1
 ENCODER_DIRECTORY = "encoder"
 _SCAN_SHARE = 4
 _REMEMBERED_SELECTIONS = 8
-_PLAIN_NORMS = (1e-15, 1e15)
-"""Lengths whose squares float32 holds well: longer and shorter vectors are looked at again."""
-_LARGEST_NORM = 1e15
-"""Longest vector taken where the metric does not divide by it: its square is far from float32's end."""
 
 
 class Snapshot:
@@ -75,6 +71,7 @@ class Snapshot:
         self.coarse = Coarse.open(path)
         self._selections: OrderedDict[str, Selection] = OrderedDict()
         self._selections_lock = threading.Lock()
+        self._at_hand = threading.local()
         if not self.vectors_ND.shape == (self.count, self.dimension) or len(self.items) != self.count:
             raise CorruptArtifactError(f"{path} holds {self.vectors_ND.shape} vectors and {len(self.items)} items")
         self._engine = Engine(path, kind=self.kind, params=self.params, metric=self.metric, vectors_ND=self.vectors_ND)
@@ -133,30 +130,7 @@ class Snapshot:
             DimensionMismatchError: D is not the snapshot's.
             InvalidVectorError: a value is not finite or too large, or a vector is zero under cosine.
         """
-        x_QD = np.ascontiguousarray(x_QD, dtype=np.float32)
-        if x_QD.ndim != 2 or x_QD.shape[1] != self.dimension:
-            got = x_QD.shape[-1] if x_QD.ndim else 0
-            raise DimensionMismatchError(
-                f"a vector has {got} dimensions, {self.name} has {self.dimension}; embed with its own encoder",
-                metadata={"dimension": str(got), "wanted": str(self.dimension)},
-            )
-        norms_Q: Any = np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD))
-        if not ((norms_Q > _PLAIN_NORMS[0]) & (norms_Q < _PLAIN_NORMS[1])).all():
-            norms_Q = self._check_norms(x_QD)
-        if self.metric is Metric.COSINE and np.abs(norms_Q - 1).max(initial=0) > 1e-6:
-            x_QD = np.ascontiguousarray(x_QD / norms_Q[:, None], dtype=np.float32)
-        return x_QD
-
-    def _check_norms(self, x_QD: F32Array) -> Any:
-        # In float64 a square neither overflows nor vanishes; NaN and infinity stay visible in the sum.
-        norms_Q = np.sqrt(np.einsum("qd,qd->q", x_QD, x_QD, dtype=np.float64))
-        largest = np.inf if self.metric is Metric.COSINE else _LARGEST_NORM
-        good_Q = np.isfinite(norms_Q) & (norms_Q <= largest)
-        if self.metric is Metric.COSINE:
-            good_Q &= norms_Q > 0
-        if not good_Q.all():
-            raise _invalid_vector(x_QD, int(np.argmin(good_Q)))
-        return norms_Q
+        return checked_queries(x_QD, dimension=self.dimension, metric=self.metric, name=self.name)
 
     def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int | None = None) -> Neighbors:
         """Finds the nearest items of each query.
@@ -176,7 +150,28 @@ class Snapshot:
         effort = self.default_effort if effort is None else effort
         if effort < 0:
             raise InvalidArgumentError(f"effort is {effort}, wanted at least 1", field="options.effort")
+        x_QD = np.ascontiguousarray(x_QD, dtype=np.float32)
+        if x_QD.shape == (1, self.dimension):
+            found = self._search_lone(x_QD, neighbor_count=neighbor_count, effort=effort)
+            if found is not None:
+                return found
         return self.search_checked(self.check_queries(x_QD), neighbor_count=neighbor_count, effort=effort)
+
+    def _search_lone(self, x_1D: F32Array, *, neighbor_count: int, effort: int) -> Neighbors | None:
+        """Searches for one vector with what this thread has at hand; None where the general path must."""
+        kept = self._at_hand
+        if getattr(kept, "asked", None) != (neighbor_count, effort):
+            kept.single = self.single(neighbor_count, effort=effort)
+            kept.asked = (neighbor_count, effort)
+        if kept.single is None:
+            return None
+        kept.single.query[:] = x_1D.tobytes()
+        with threads_for(0):
+            found = kept.single.search()
+        if found is None:
+            return None
+        rows_1K, scores_1K = found[0][None].copy(), found[1][None].copy()
+        return Neighbors(rows_QK=rows_1K, scores_QK=scores_1K, counts_Q=np.full(1, rows_1K.shape[1], np.int64))
 
     def search_checked(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> Neighbors:
         """Does what ``search`` does, with queries that ``check_queries`` returned and an effort of at least 0."""
@@ -287,10 +282,3 @@ class Snapshot:
                 f"neighbor_count is {neighbor_count}, wanted at least 1", field="options.neighbor_count"
             )
         return min(neighbor_count, self.count)
-
-
-def _invalid_vector(x_QD: F32Array, row: int) -> InvalidVectorError:
-    what = "holds NaN or infinity"
-    if np.isfinite(x_QD[row]).all():
-        what = "is zero, which has no direction" if not x_QD[row].any() else f"is longer than {_LARGEST_NORM:g}"
-    return InvalidVectorError(f"vector {row} {what}; wanted finite values", metadata={"vector": str(row)})

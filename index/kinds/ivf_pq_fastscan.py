@@ -42,8 +42,10 @@ class _IvfPqFastScan(IvfKind):
         faiss_index = faiss.IndexIVFPQFastScan(
             quantizer, quantizer.d, params.list_count, params.part_count, 4, metric, _CODES_TOGETHER
         )
-        # One table for all lists of a query: faster, and what is lost the shortlist wins back.
-        faiss_index.by_residual = False
+        # One table for all lists of a query. Under the inner product a list adds but a constant to it, so what is
+        # coded is the rest to the list's centre; under L2 that would want a table a list, and the shortlist wins
+        # back what is lost.
+        faiss_index.by_residual = metric == faiss.METRIC_INNER_PRODUCT
         return faiss_index
 
     @override

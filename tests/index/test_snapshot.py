@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from index.blas import load_faiss
 from index.build import BuildConfig, build
 from index.snapshot import Snapshot
 from tests.index.made_vectors import AddEmbeddings, clustered
@@ -104,3 +105,35 @@ def test_effort_comes_from_the_curve(snapshot_path: Path) -> None:
         for wrong in (0.0, -1.0, 1.5, float("nan")):
             with pytest.raises(InvalidArgumentError, match="target_recall"):
                 snapshot.effort_for(wrong)
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_one_query_alone_is_answered_as_among_others(
+    store: Store, add_embeddings: AddEmbeddings, metric: Metric
+) -> None:
+    add_embeddings(clustered(2000, 16), metric=metric)
+    report = build(store, config=BuildConfig(kind="hnsw", query_count=20))
+    x_QD = clustered(30, 16, seed=5)
+    with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
+        together = snapshot.search(x_QD, neighbor_count=7, effort=40)
+        threads = load_faiss().omp_get_max_threads()
+        alone = [snapshot.search(x_QD[q : q + 1], neighbor_count=7, effort=40) for q in range(len(x_QD))]
+        # What one search returned stays what it was, and the next batch has all its threads.
+        assert load_faiss().omp_get_max_threads() == threads
+        np.testing.assert_array_equal(np.concatenate([one.rows_QK for one in alone]), together.rows_QK)
+        np.testing.assert_array_equal(np.concatenate([one.scores_QK for one in alone]), together.scores_QK)
+        # Another count and effort are another search, in this thread too.
+        assert snapshot.search(x_QD[:1], neighbor_count=3, effort=12).rows_QK.shape == (1, 3)
+        with pytest.raises(InvalidVectorError, match="NaN"):
+            snapshot.search(np.full((1, 16), np.nan, np.float32), neighbor_count=3)
+        with pytest.raises(InvalidArgumentError, match="neighbor_count"):
+            snapshot.search(x_QD[:1], neighbor_count=0)
+
+
+def test_fast_codes_tell_the_members_of_a_cluster_apart(store: Store, add_embeddings: AddEmbeddings) -> None:
+    rng = np.random.default_rng(0)
+    x_ND = (4 * rng.standard_normal((40, 32)))[rng.integers(40, size=4000)] + 0.3 * rng.standard_normal((4000, 32))
+    add_embeddings(x_ND.astype(np.float32), metric=Metric.COSINE)
+    # What is coded is the rest to the centre of a list: codes of the whole vectors reach .46.
+    report = build(store, config=BuildConfig(kind="ivf_pq_fastscan", params={"shortlist": 4}, query_count=100))
+    assert max(point.recall for point in report.curve) > 0.55

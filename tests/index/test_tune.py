@@ -1,5 +1,6 @@
 """The index that chooses itself: by measuring, within memory and latency, and it says why."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from index import build as builder
 from index import commands, tune
 from index.build import BuildConfig, build
 from index.curve import CurvePoint
+from index.evaluate import Queries
 from index.quantities import parse_milliseconds, parse_size
 from index.snapshot import Snapshot
 from index.tune import Trial, Wishes, judge, reason_for
 from tests.index.made_vectors import AddEmbeddings, clustered
 from vicinal.errors import FailedPreconditionError, InvalidArgumentError, InvalidConfigError
 from vicinal.store import Store
-from vicinal.types import Metric
+from vicinal.types import F32Array, I64Array, Metric
 
 
 @pytest.fixture
@@ -117,3 +119,27 @@ def test_sample_and_queries_do_not_overlap(tmp_path: Path) -> None:
     seen = {row.tobytes() for row in sample_ND}
     assert not any(row.tobytes() in seen for row in queries.x_QD)
     assert len(np.unique(sample_ND, axis=0)) == len(sample_ND)
+
+
+def test_the_nearly_fastest_are_measured_again_in_turn() -> None:
+    asked: list[str] = []
+
+    def tried(name: str, *, first: float, wait_s: float) -> tune._Tried:
+        def search(x_QD: F32Array, effort: int) -> I64Array:
+            asked.append(f"{name} at {effort}")
+            time.sleep(wait_s)
+            return np.zeros((len(x_QD), 1), np.int64)
+
+        return tune._Tried(Trial(kind=name, effort=7, queries_per_second=first), search=search, growth=2.0)
+
+    # Measured once, a noisy moment made the faster one the slower.
+    rivals = [
+        tried("a", first=1000, wait_s=0.02),
+        tried("b", first=900, wait_s=0.005),
+        tried("c", first=100, wait_s=0),
+    ]
+    x_QD = np.zeros((10, 4), np.float32)
+    tune._measure_again(rivals, Queries(x_QD=x_QD, edge_Q=np.zeros(10, np.float32), neighbor_count=1, how=""))
+    assert asked == ["a at 7", "b at 7"] * 5
+    assert rivals[0].trial.queries_per_second < 10 / 0.02 / 2 < rivals[1].trial.queries_per_second
+    assert rivals[2].trial.queries_per_second == 100
