@@ -15,6 +15,7 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,7 @@ FORGET = ("limits.embedding_cache_count=0",)
 
 def _arguments(parser: ArgumentParser) -> None:
     arguments(parser)
+    parser.add_argument("--images", type=int, default=1000, help="images of each corpus")
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="workers of the server")
@@ -116,11 +118,12 @@ def _many(frame: Frame, name: str, address: str, runs: Runs, contents: Sequence[
 
 
 def _measure(frame: Frame, case: Case, folder: Path) -> None:
+    case = replace(case, corpus=f"{case.corpus}{'&' if '?' in case.corpus else '?'}limit={frame.arguments.images}")
     runs = Runs(case, folder)
     embed(runs.store, [case.corpus])
     report = build(runs.store, config=BuildConfig(kind="hnsw", seed=frame.seed))
     runs.store.activate(report.version)
-    contents = [runs.corpus.read(item) for item in runs.items[: 40 if frame.quick else 2000]]
+    contents = [runs.corpus.read(item) for item in runs.items]
     few = contents[: 10 if frame.quick else 200]
     frame.config[case.name] = {"images": len(runs.items), "architecture": case.architecture, "size": case.size}
     with Snapshot.open(runs.store.path("snapshots", report.version)) as snapshot:
