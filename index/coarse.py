@@ -8,7 +8,7 @@ the nearest lists until it has seen enough of them.
     coarse_lists.npy  list of each row, int32 (N,)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.blas import load_faiss
-from index.exact import exact_search
+from index.exact import exact_search, squared_norms
 from vicinal.artifact import storage_guard
 from vicinal.types import F32Array, I64Array, Metric
 
@@ -37,6 +37,8 @@ class Coarse:
 
     centroids_CD: F32Array
     """Centroids, float32."""
+    norms_C: F32Array
+    """Their squared lengths, float32."""
     lists_N: npt.NDArray[np.int32]
     """List of each row."""
 
@@ -57,12 +59,13 @@ class Coarse:
         kmeans = faiss.Kmeans(dimension, list_count, niter=_ROUNDS, seed=seed + 1, **limits)
         kmeans.train(np.ascontiguousarray(vectors_ND[rows]))
         centroids_CD: F32Array = np.ascontiguousarray(kmeans.centroids)
-        return cls(centroids_CD=centroids_CD, lists_N=_assign(vectors_ND, centroids_CD))
+        lists_N = _assign(vectors_ND, centroids_CD)
+        return cls(centroids_CD=centroids_CD, norms_C=squared_norms(centroids_CD), lists_N=lists_N)
 
     def extend(self, vectors_ND: F32Array) -> Self:
         """Returns the lists with the rows assigned that come behind the known ones."""
         added_n = _assign(vectors_ND[len(self.lists_N) :], self.centroids_CD)
-        return type(self)(centroids_CD=self.centroids_CD, lists_N=np.concatenate([self.lists_N, added_n]))
+        return replace(self, lists_N=np.concatenate([self.lists_N, added_n]))
 
     def write(self, directory: Path) -> None:
         """Writes both files.
@@ -81,12 +84,16 @@ class Coarse:
             return None
         centroids_CD: F32Array = np.load(directory / CENTROIDS_FILE, mmap_mode="c", allow_pickle=False)
         lists_N: npt.NDArray[np.int32] = np.load(directory / LISTS_FILE, mmap_mode="r", allow_pickle=False)
-        return cls(centroids_CD=centroids_CD, lists_N=lists_N)
+        return cls(centroids_CD=centroids_CD, norms_C=squared_norms(centroids_CD), lists_N=lists_N)
 
-    def nearest(self, x_QD: F32Array, *, metric: Metric) -> I64Array:
-        """Returns the lists of each query, nearest first, int64 (Q, C)."""
-        order_QC, _ = exact_search(x_QD, self.centroids_CD, metric=metric, neighbor_count=len(self.centroids_CD))
-        return order_QC
+    def nearest(self, x_D: F32Array, *, metric: Metric) -> I64Array:
+        """Returns the lists, the nearest to a query first, int64 (C,)."""
+        # Twice the product less the square of a centroid: the further, the smaller, without the query's own square.
+        scores_C = self.centroids_CD @ x_D
+        if metric is Metric.L2:
+            scores_C = 2 * scores_C - self.norms_C
+        order_C: I64Array = np.argsort(-scores_C)
+        return order_C
 
 
 def _assign(vectors_ND: F32Array, centroids_CD: F32Array) -> npt.NDArray[np.int32]:

@@ -8,7 +8,7 @@ from index.coarse import Coarse
 from index.selection import FILTER_RECALL, OVERFETCH_SHARE, Selection
 from vicinal.types import F32Array, Metric
 
-_LADDER = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
+_LADDER = (350, 500, 700, 1_000, 1_400, 2_000, 2_800, 4_000, 5_600, 8_000, 11_000, 16_000, 22_000, 32_000)
 _SHARES = (OVERFETCH_SHARE, 0.3, 0.1, 0.02)
 _NEIGHBOR_COUNT = 10
 

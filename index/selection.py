@@ -112,7 +112,7 @@ class Selection:
     def _near(self, x_1D: F32Array, wanted: int, candidate_count: int) -> tuple[I64Array, F32Array]:
         assert self._coarse is not None, "asked only where there are lists"
         walk = self._walk
-        order_C = self._coarse.nearest(x_1D, metric=self._metric)[0]
+        order_C = self._coarse.nearest(x_1D[0], metric=self._metric)
         sizes_C = (walk.starts_C[1:] - walk.starts_C[:-1])[order_C]
         probed = int(np.searchsorted(sizes_C.cumsum(), candidate_count)) + 1
         chosen = order_C[:probed]
