@@ -1,15 +1,21 @@
 """Draws what was measured: the trade of recall and throughput, and drift."""
 
-from collections.abc import Sequence
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from index.drift import DriftReport
-from index.tune import Trial
 from vicinal.artifact import storage_guard
+from vicinal.types import JsonObject
+
+if TYPE_CHECKING:
+    from index.tune import Trial
 
 
-def plot_trials(path: Path, trials: Sequence[Trial], chosen: Trial, *, recall: float) -> None:
+def plot_trials(path: Path, trials: "Sequence[Trial]", chosen: "Trial", *, recall: float) -> None:
     """Draws each trial's curve, the target and the choice.
 
     Args:
@@ -40,27 +46,54 @@ def plot_trials(path: Path, trials: Sequence[Trial], chosen: Trial, *, recall: f
     _save(figure, path)
 
 
-def plot_drift(path: Path, drift: DriftReport) -> None:
+def plot_drift(path: Path, drift: JsonObject) -> None:
     """Draws what each test found beside what chance gives and what it could have seen.
 
     Args:
         path: PNG to write.
-        drift: what was measured.
+        drift: what was measured, as ``DriftReport.to_json`` gives it.
 
     Raises:
         StorageError: the disk is full or failed.
     """
     figure, axes = _figure()
-    names = [test.name for test in drift.tests] or ["too few new items"]
-    for place, test in enumerate(drift.tests):
-        axes.plot([test.expected, test.detectable], [place, place], color="gray", linewidth=8, alpha=0.4)
-        axes.plot([test.value], [place], marker="o", markersize=10, color="red" if test.shifted else "green")
-        axes.annotate(f"{test.value:.3f}", (test.value, place), textcoords="offset points", xytext=(0, 10))
+    tests = drift["tests"]
+    names = [str(test["name"]) for test in tests] or ["too few new items"]
+    for place, test in enumerate(tests):
+        value = float(test["value"])
+        axes.plot([test["expected"], test["detectable"]], [place, place], color="gray", linewidth=8, alpha=0.4)
+        axes.plot([value], [place], marker="o", markersize=10, color="red" if test["shifted"] else "green")
+        axes.annotate(f"{value:.3f}", (value, place), textcoords="offset points", xytext=(0, 10))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.set_xlabel("value; gray: from what chance gives to what would surely be seen; red: a shift")
-    axes.set_title(f"{drift.new_count} new items against {drift.old_count} old ones: {drift.advice}")
+    axes.set_title(f"{drift['new_count']} new items against {drift['old_count']} old ones: {drift['advice']}")
     _save(figure, path)
+
+
+@contextmanager
+def drift_plotter(tell: Callable[[str], None]) -> Iterator[Callable[[Path], None]]:
+    """Gives what draws the JSON of a drift report as a PNG beside it, in a process that is waited for at the end.
+
+    Loading what draws takes as long as the rest of a small refresh. A report that cannot be drawn is only told of.
+
+    Args:
+        tell: told when the picture could not be drawn.
+    """
+    drawing: list[subprocess.Popen[bytes]] = []
+
+    def draw(path: Path) -> None:
+        # -P: whatever lies in the folder in which the user is, is not imported.
+        words = [sys.executable, "-P", "-m", "index.plots", str(path)]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        drawing.append(subprocess.Popen(words, start_new_session=True, **quiet))  # noqa: S603 - our own program and path
+
+    try:
+        yield draw
+    finally:
+        for process in drawing:
+            if process.wait():
+                tell("the drift report could not be drawn; its JSON is there")
 
 
 def _figure() -> tuple[Any, Any]:
@@ -76,3 +109,8 @@ def _save(figure: Any, path: Path) -> None:
     with storage_guard(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    report = Path(sys.argv[1])
+    plot_drift(report.with_suffix(".png"), json.loads(report.read_text(encoding="utf-8")))

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from index.delta import Delta
 from index.drift import DriftReport, measure_drift
 from index.embed import EmbedReport, embed
 from index.gates import Gates
-from index.plots import plot_drift
+from index.plots import drift_plotter
 from index.publish import PublishReport, publish
 from index.retrain import Plan, Reembedded, Retrain, reembed
 from index.rounds import alone
@@ -113,12 +114,12 @@ def refresh(
         raise InvalidArgumentError(
             "nothing was given that could retrain the encoder; use add or rebuild", field="action"
         )
-    with alone(store):
+    tell = progress or (lambda _: None)
+    with alone(store), drift_plotter(tell) as draw:
         current = _open_current(store)
-        tell = progress or (lambda _: None)
         embedded, fresh = _embed_new(store, current, corpora, tell)
         changes = compare(current.old, fresh, prune=config.prune, folded=current.folded)
-        drift = _look_for_drift(store, current.version, current.old, fresh, changes)
+        drift = _look_for_drift(store, current, fresh, changes, draw)
         action, reason = decide(changes, config, current.body, drift=drift)
         made = _Made()
         if action != "none":
@@ -232,24 +233,24 @@ def _pending(delta: Delta, body: JsonObject) -> Folded:
 
 
 def _look_for_drift(
-    store: Store, active: str, old: Embeddings, fresh: Embeddings, changes: Changes
+    store: Store, current: _Current, fresh: Embeddings, changes: Changes, draw: Callable[[Path], None]
 ) -> DriftReport | None:
-    """Compares what came in with what is served, and writes the report as JSON and PNG."""
+    """Compares what came in with what is served, writes the report as JSON and has it drawn."""
     if not len(changes.added_rows):
         return None
     sources = fresh.items.column("source").take(changes.added_rows).to_pylist()
     drift = measure_drift(
-        old.vectors_ND,
+        current.old.vectors_ND,
         np.ascontiguousarray(fresh.vectors_ND[changes.added_rows]),
-        metric=old.metric,
+        metric=current.old.metric,
         sources=[str(source) for source in sources],
-        coarse=Coarse.open(store.path("snapshots", active)),
+        coarse=Coarse.open(store.path("snapshots", current.version)),
     )
     path = store.root / "reports" / f"drift-{fresh.version}.json"
     with storage_guard(path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(drift.to_json(), indent=1) + "\n", encoding="utf-8")
-    plot_drift(path.with_suffix(".png"), drift)
+    draw(path)
     return drift
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from index.delta import Change
 from vicinal.embeddings import Embeddings, EmbeddingsInfo, write_embeddings
 from vicinal.errors import FingerprintMismatchError
-from vicinal.items import Item, merge_kinds
+from vicinal.items import ItemRows, merge_columns, merge_kinds
 from vicinal.store import Store
 from vicinal.types import F32Array, I64Array
 
@@ -139,7 +139,8 @@ def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes, *,
         corpora=tuple(dict.fromkeys((*old.corpora, *fresh.corpora))),
         details={"base": old.version, "fresh": fresh.version, "delta_number": folded.number if folded else 0},
     )
-    kinds = _merge_kinds(old, fresh)
+    kinds = dict(old.items.metadata_columns)
+    merge_columns(kinds, fresh.items.metadata_columns)
     added = folded.added if folded else []
     for change in added:
         merge_kinds(kinds, {} if change.item is None else change.item.metadata)
@@ -149,7 +150,7 @@ def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes, *,
         of_changes = [change.vector_D[None, :] for change in added if change.vector_D is not None]
         vectors = itertools.chain(of_parts, of_changes)
         items = itertools.chain(
-            (item for part, rows in parts for item in _items(part, rows)),
+            (ItemRows(part.items, rows_N) for part, rows_N in parts),
             (change.item for change in added if change.item is not None),
         )
         write_embeddings(staging.path, vectors, items, info=info, kinds=kinds, quarantine=fresh.quarantine())
@@ -163,15 +164,3 @@ def _column(embeddings: Embeddings, name: str) -> list[str]:
 def _blocks(vectors_ND: F32Array, rows_N: I64Array) -> Iterator[F32Array]:
     for start in range(0, len(rows_N), _BLOCK):
         yield vectors_ND[rows_N[start : start + _BLOCK]]
-
-
-def _items(embeddings: Embeddings, rows_N: I64Array) -> Iterator[Item]:
-    return (embeddings.items.item(int(row)) for row in rows_N)
-
-
-def _merge_kinds(old: Embeddings, fresh: Embeddings) -> dict[str, str]:
-    kinds = dict(old.items.metadata_columns)
-    for name, kind in fresh.items.metadata_columns.items():
-        before = kinds.get(name, kind)
-        kinds[name] = kind if before == kind else "float" if {before, kind} == {"int", "float"} else "string"
-    return kinds

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vicinal.artifact import Manifest, canonical_digest, digest_file, read_manifest, storage_guard, write_manifest
 from vicinal.corpus import Quarantined
 from vicinal.errors import CorruptArtifactError, DimensionMismatchError, InvalidVectorError
-from vicinal.items import Item, ItemTable, write_items
+from vicinal.items import Item, ItemRows, ItemTable, write_items
 from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
 KIND, FORMAT_VERSION = "embeddings", 1
@@ -135,7 +135,7 @@ def write_vectors(directory: Path, chunks: Iterable[F32Array], *, dimension: int
 def write_embeddings(
     directory: Path,
     vectors: F32Array | Iterable[F32Array],
-    items: Iterable[Item],
+    items: Iterable[Item | ItemRows],
     *,
     info: EmbeddingsInfo,
     kinds: Mapping[str, str] | None = None,

@@ -6,7 +6,7 @@ processes share the way from an id to its row and none keeps a dictionary of mil
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -174,6 +174,24 @@ class ItemTable:
                 found_K[place] = -1 if other is None else other
         return found_K
 
+    def hashes(self, rows_N: I64Array) -> U64Array:
+        """Returns the hashes of the ids of rows, in their order."""
+        by_row_N = np.empty(self.count, np.uint64)
+        by_row_N[self._rows_N] = self._hashes_N
+        return by_row_N[rows_N]
+
+    def batches(self, rows_N: I64Array) -> Iterator[pa.RecordBatch]:
+        """Yields rows, in their order, as record batches of at most 65,536.
+
+        Args:
+            rows_N: row numbers in [0, count), int64.
+        """
+        numbers_N = rows_N // BATCH_ROWS
+        edges = np.flatnonzero(np.diff(numbers_N)) + 1
+        for part_n in np.split(rows_N, edges):
+            if len(part_n):
+                yield self._batches[int(part_n[0]) // BATCH_ROWS].take(pa.array(part_n % BATCH_ROWS))
+
     def item(self, row: int) -> Item:
         """Returns everything that is known of a row.
 
@@ -182,12 +200,13 @@ class ItemTable:
         """
         assert 0 <= row < self.count, row
         batch, place = self._batches[row // BATCH_ROWS], row % BATCH_ROWS
-        values = {name: _plain(batch.column(number)[place]) for number, name in enumerate(batch.schema.names)}
+        values = {name: plain(batch.column(number)[place]) for number, name in enumerate(batch.schema.names)}
         core = {name: values.pop(name) for name in CORE_COLUMNS}
         return Item(**core, metadata=values)
 
 
-def _plain(scalar: "pa.Scalar[Any]") -> Any:
+def plain(scalar: "pa.Scalar[Any]") -> Any:
+    """Returns the Python value of a scalar."""
     if isinstance(scalar, pa.TimestampScalar):
         # as_py() would look for a time zone database, which a small image does not have.
         return None if scalar.value is None else _EPOCH + timedelta(microseconds=scalar.value)

@@ -5,10 +5,11 @@ Written row after row in bounded memory; a table is complete when its writer has
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,19 @@ import pyarrow as pa
 from vicinal.artifact import storage_guard
 from vicinal.corpus import MAX_ID_BYTES, MetadataValue
 from vicinal.errors import InvalidArgumentError, InvalidCorpusError
-from vicinal.item_table import BATCH_ROWS, CORE_COLUMNS, ITEMS, LOOKUP, TYPES, Item, ItemTable, U64Array, hash_ids
+from vicinal.item_table import (
+    BATCH_ROWS,
+    CORE_COLUMNS,
+    ITEMS,
+    LOOKUP,
+    TYPES,
+    Item,
+    ItemTable,
+    U64Array,
+    hash_ids,
+    plain,
+)
+from vicinal.types import I64Array
 
 __all__ = [
     "CORE_COLUMNS",
@@ -25,9 +38,11 @@ __all__ = [
     "LOOKUP",
     "TYPES",
     "Item",
+    "ItemRows",
     "ItemTable",
     "ItemWriter",
     "kind_of",
+    "merge_columns",
     "merge_kinds",
     "write_items",
 ]
@@ -56,17 +71,34 @@ def merge_kinds(kinds: dict[str, str], metadata: Mapping[str, MetadataValue]) ->
         kinds: type of each column so far; changed in place.
         metadata: values of one more item.
     """
-    for name, value in metadata.items():
-        kind = kind_of(value)
-        before = kinds.get(name)
-        if kind is None or kind == before:
-            continue
-        both = {kind, before or kind}
-        kinds[name] = kind if before is None else "float" if both == {"int", "float"} else "string"
+    found = {name: kind_of(value) for name, value in metadata.items()}
+    merge_columns(kinds, {name: kind for name, kind in found.items() if kind is not None})
+
+
+def merge_columns(kinds: dict[str, str], columns: Mapping[str, str]) -> None:
+    """Widens the column types of a table so that they hold those of another, as ``merge_kinds`` does.
+
+    Args:
+        kinds: type of each column so far; changed in place.
+        columns: types of the other's.
+    """
+    for name, kind in columns.items():
+        before = kinds.get(name, kind)
+        kinds[name] = kind if before == kind else "float" if {before, kind} == {"int", "float"} else "string"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRows:
+    """Rows of another table, to be written as they are."""
+
+    table: ItemTable
+    """Where they are."""
+    rows_N: I64Array
+    """Which, int64, in the order wanted."""
 
 
 class ItemWriter:
-    """Writes an item table row after row, in bounded memory (8 bytes an item, and one batch).
+    """Writes an item table row after row, in bounded memory (8 bytes an item, and two batches).
 
     Args:
         directory: where ``items.arrow`` and ``items.lookup.npy`` go.
@@ -88,6 +120,8 @@ class ItemWriter:
         columns += [pa.field(name, TYPES[kind]) for name, kind in self._kinds.items()]
         self._schema = pa.schema(columns)
         self._pending: list[Item] = []
+        self._ready: list[pa.RecordBatch] = []
+        """Rows as columns, fewer than a batch, before those that are pending."""
         self._hashes: list[U64Array] = []
         self.count = 0
         with storage_guard(directory):
@@ -105,10 +139,23 @@ class ItemWriter:
         self._pending.append(item)
         self.count += 1
         if len(self._pending) == BATCH_ROWS:
-            self._flush()
+            self._seal()
 
-    def _flush(self) -> None:
+    def append_rows(self, rows: ItemRows) -> None:
+        """Adds rows of another table, column by column."""
+        self._seal()
+        self._hashes.append(rows.table.hashes(rows.rows_N))
+        self.count += len(rows.rows_N)
+        for batch in rows.table.batches(rows.rows_N):
+            self._put(
+                pa.RecordBatch.from_arrays([_column(batch, field) for field in self._schema], schema=self._schema)
+            )
+
+    def _seal(self) -> None:
+        """Makes columns of the pending rows."""
         items, self._pending = self._pending, []
+        if not items:
+            return
         self._hashes.append(hash_ids(item.item_id for item in items))
         core = [
             pa.array([getattr(item, name) for item in items], self._schema.field(name).type) for name in CORE_COLUMNS
@@ -117,8 +164,19 @@ class ItemWriter:
             pa.array([_cast(item.metadata.get(name), kind) for item in items], TYPES[kind])
             for name, kind in self._kinds.items()
         ]
-        with storage_guard(self._directory):
-            self._writer.write_batch(pa.RecordBatch.from_arrays([*core, *extra], schema=self._schema))
+        self._put(pa.RecordBatch.from_arrays([*core, *extra], schema=self._schema))
+
+    def _put(self, batch: pa.RecordBatch) -> None:
+        """Writes what fills a batch: a reader finds a row by division."""
+        self._ready.append(batch)
+        while sum(len(one) for one in self._ready) >= BATCH_ROWS:
+            whole = self._joined()
+            self._ready = [whole.slice(BATCH_ROWS)]
+            with storage_guard(self._directory):
+                self._writer.write_batch(whole.slice(0, BATCH_ROWS))
+
+    def _joined(self) -> pa.RecordBatch:
+        return pa.Table.from_batches(self._ready, self._schema).combine_chunks().to_batches()[0]
 
     def close(self) -> None:
         """Writes what is left and the lookup.
@@ -127,9 +185,10 @@ class ItemWriter:
             InvalidCorpusError: two rows have the same id; it is named.
             StorageError: the disk is full or failed.
         """
-        if self._pending:
-            self._flush()
+        self._seal()
         with storage_guard(self._directory):
+            if any(len(one) for one in self._ready):
+                self._writer.write_batch(self._joined())
             self._writer.close()
             self._sink.close()
             hashes_N = np.concatenate([np.zeros(0, np.uint64), *self._hashes])
@@ -175,12 +234,24 @@ def _cast(value: MetadataValue, kind: str) -> MetadataValue:
     return value
 
 
-def write_items(directory: Path, items: Iterable[Item], *, kinds: Mapping[str, str] | None = None) -> int:
+def _column(batch: pa.RecordBatch, field: "pa.Field[Any]") -> "pa.Array[Any]":
+    """Returns a column of another table as one of a field's type, by the rules of ``merge_kinds``."""
+    if field.name not in batch.schema.names:
+        return pa.nulls(len(batch), field.type)
+    column = batch.column(field.name)
+    if column.type == field.type:
+        return column
+    if field.type == TYPES["float"] and column.type == TYPES["int"]:
+        return pa.array([None if value is None else float(value) for value in column.to_pylist()], field.type)
+    return pa.array([_cast(plain(value), "string") for value in column], field.type)
+
+
+def write_items(directory: Path, items: Iterable[Item | ItemRows], *, kinds: Mapping[str, str] | None = None) -> int:
     """Writes an item table.
 
     Args:
         directory: where ``items.arrow`` and ``items.lookup.npy`` go.
-        items: the rows in order.
+        items: the rows in order; rows of other tables as they are.
         kinds: types of the metadata columns; worked out from the items where it is None.
 
     Returns:
@@ -194,8 +265,14 @@ def write_items(directory: Path, items: Iterable[Item], *, kinds: Mapping[str, s
     if kinds is None:
         items, kinds = list(items), {}
         for item in items:
-            merge_kinds(kinds, item.metadata)
+            if isinstance(item, Item):
+                merge_kinds(kinds, item.metadata)
+            else:
+                merge_columns(kinds, item.table.metadata_columns)
     with ItemWriter(directory, kinds=kinds) as writer:
         for item in items:
-            writer.append(item)
+            if isinstance(item, Item):
+                writer.append(item)
+            else:
+                writer.append_rows(item)
     return writer.count

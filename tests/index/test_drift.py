@@ -65,8 +65,8 @@ def test_a_stale_quantiser_asks_for_a_rebuild() -> None:
 
 def test_a_report_is_drawn_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drift = measure_drift(clustered(300, 8), clustered(60, 8), metric=Metric.L2, sources=["a"] * 60)
-    plot_drift(tmp_path / "drift.png", drift)
-    plot_drift(tmp_path / "few.png", DriftReport(old_count=1, new_count=1))
+    plot_drift(tmp_path / "drift.png", drift.to_json())
+    plot_drift(tmp_path / "few.png", DriftReport(old_count=1, new_count=1).to_json())
     assert (tmp_path / "drift.png").read_bytes()[:4] == b"\x89PNG"
     print_drift(drift)
     assert "domain AUC" in capsys.readouterr().out

@@ -44,6 +44,23 @@ def test_refresh_embeds_only_new_images_and_adds_them(served: Store, corpus: Pat
         assert snapshot.search(snapshot.vectors_ND[row : row + 1], neighbor_count=1).rows_QK[0, 0] == row
 
 
+def test_the_drift_report_is_drawn_beside_the_rest_and_may_fail_alone(served: Store, corpus: Path) -> None:
+    told: list[str] = []
+    write_images(corpus, range(60, 62))
+    refresh(served, [str(corpus)], progress=told.append)
+    (report,) = (served.root / "reports").glob("drift-*.json")
+    assert report.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    assert not [text for text in told if "drawn" in text]
+    report.with_suffix(".png").unlink()
+    # Where the next picture is to go there is a folder.
+    (served.root / "reports" / "drift-000004.png").mkdir()
+    write_images(corpus, range(62, 64))
+    done = refresh(served, [str(corpus)], progress=told.append)
+    assert done.published is not None
+    assert (served.root / "reports" / "drift-000004.json").exists()
+    assert [text for text in told if "drawn" in text] == ["the drift report could not be drawn; its JSON is there"]
+
+
 def test_refresh_with_nothing_new_changes_nothing(served: Store, corpus: Path) -> None:
     report = refresh(served, [str(corpus)])
     assert (report.action, report.built) == ("none", None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vicinal import item_table, items
 from vicinal.errors import CorruptArtifactError, InvalidArgumentError, InvalidCorpusError, ItemNotFoundError
-from vicinal.items import Item, ItemTable, ItemWriter, kind_of, merge_kinds, write_items
+from vicinal.items import Item, ItemRows, ItemTable, ItemWriter, kind_of, merge_kinds, write_items
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 
@@ -109,6 +109,45 @@ def test_rows_beyond_one_record_batch_are_found(tmp_path: Path, monkeypatch: pyt
     assert [table.row(f"i{n}") for n in (0, 50, 99)] == [0, 50, 99]
     assert table.rows(["i99", "i0", "none", "i16"]).tolist() == [99, 0, -1, 16]
     assert table.item(77).metadata == {"n": 77}
+
+
+def test_rows_of_other_tables_are_written_as_if_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (items, item_table):
+        monkeypatch.setattr(module, "BATCH_ROWS", 16)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    values = [{"n": n, "t": NOW + timedelta(n), "gone": None if n % 3 else True, "only": f"é{n}"} for n in range(50)]
+    write_items(tmp_path / "a", [item(f"a{n}", metadata=value) for n, value in enumerate(values)])
+    write_items(tmp_path / "b", [item(f"b{n}", metadata={"n": n / 4, "t": "soon"}) for n in range(40)])
+    first, second = ItemTable(tmp_path / "a"), ItemTable(tmp_path / "b")
+    chosen = np.array([0, 1, 15, 16, 17, 40, 33, 49])
+    mixed = [
+        item("x", metadata={"n": 1}),
+        ItemRows(first, chosen),
+        ItemRows(second, np.arange(40)),
+        item("y", metadata={"t": NOW}),
+        ItemRows(second, np.zeros(0, np.int64)),
+    ]
+    singly = [
+        mixed[0],
+        *(first.item(int(row)) for row in chosen),
+        *(second.item(row) for row in range(40)),
+        mixed[3],
+    ]
+    kinds = {"n": "float", "t": "string", "gone": "bool", "only": "string"}
+    for folder, rows in (("one", mixed), ("other", singly), ("counted", mixed)):
+        (tmp_path / folder).mkdir()
+        assert write_items(tmp_path / folder, rows, kinds=None if folder == "counted" else kinds) == 50
+    one, other, counted = (ItemTable(tmp_path / folder) for folder in ("one", "other", "counted"))
+    assert [one.item(row) for row in range(50)] == [other.item(row) for row in range(50)]
+    assert [counted.item(row) for row in range(50)] == [one.item(row) for row in range(50)]
+    assert (tmp_path / "one" / "items.lookup.npy").read_bytes() == (
+        tmp_path / "other" / "items.lookup.npy"
+    ).read_bytes()
+    assert [one.row(name) for name in ("x", "a17", "b39", "y")] == [0, 5, 48, 49]
+    (tmp_path / "twice").mkdir()
+    with pytest.raises(InvalidCorpusError, match="two items have the id 'a0'"):
+        write_items(tmp_path / "twice", [item("a0"), ItemRows(first, np.arange(3))], kinds=kinds)
 
 
 def test_ids_of_equal_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
