@@ -85,8 +85,11 @@ def drift_plotter(tell: Callable[[str], None]) -> Iterator[Callable[[Path], None
     def draw(path: Path) -> None:
         # -P: whatever lies in the folder in which the user is, is not imported.
         words = [sys.executable, "-P", "-m", "index.plots", str(path)]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        drawing.append(subprocess.Popen(words, start_new_session=True, **quiet))  # noqa: S603 - our own program and path
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+        )
+        drawing.append(process)
 
     try:
         yield draw

@@ -9,7 +9,7 @@ import numpy as np
 from index.delta import Change
 from vicinal.embeddings import Embeddings, EmbeddingsInfo, write_embeddings
 from vicinal.errors import FingerprintMismatchError
-from vicinal.items import ItemRows, merge_columns, merge_kinds
+from vicinal.items import Item, ItemRows, merge_columns, merge_kinds
 from vicinal.store import Store
 from vicinal.types import F32Array, I64Array
 
@@ -149,10 +149,8 @@ def unite(store: Store, old: Embeddings, fresh: Embeddings, changes: Changes, *,
         of_parts = (block for part, rows in parts for block in _blocks(part.vectors_ND, rows))
         of_changes = [change.vector_D[None, :] for change in added if change.vector_D is not None]
         vectors = itertools.chain(of_parts, of_changes)
-        items = itertools.chain(
-            (ItemRows(part.items, rows_N) for part, rows_N in parts),
-            (change.item for change in added if change.item is not None),
-        )
+        items: list[Item | ItemRows] = [ItemRows(part.items, rows_N) for part, rows_N in parts]
+        items += [change.item for change in added if change.item is not None]
         write_embeddings(staging.path, vectors, items, info=info, kinds=kinds, quarantine=fresh.quarantine())
         return staging.commit()
 

@@ -190,7 +190,7 @@ class ItemTable:
         edges = np.flatnonzero(np.diff(numbers_N)) + 1
         for part_n in np.split(rows_N, edges):
             if len(part_n):
-                yield self._batches[int(part_n[0]) // BATCH_ROWS].take(pa.array(part_n % BATCH_ROWS))
+                yield self._batches[int(part_n[0]) // BATCH_ROWS].take(part_n % BATCH_ROWS)
 
     def item(self, row: int) -> Item:
         """Returns everything that is known of a row.

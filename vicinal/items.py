@@ -236,14 +236,18 @@ def _cast(value: MetadataValue, kind: str) -> MetadataValue:
 
 def _column(batch: pa.RecordBatch, field: "pa.Field[Any]") -> "pa.Array[Any]":
     """Returns a column of another table as one of a field's type, by the rules of ``merge_kinds``."""
+    made: pa.Array[Any]
     if field.name not in batch.schema.names:
-        return pa.nulls(len(batch), field.type)
-    column = batch.column(field.name)
-    if column.type == field.type:
-        return column
-    if field.type == TYPES["float"] and column.type == TYPES["int"]:
-        return pa.array([None if value is None else float(value) for value in column.to_pylist()], field.type)
-    return pa.array([_cast(plain(value), "string") for value in column], field.type)
+        made = pa.nulls(len(batch), field.type)
+        return made
+    made = batch.column(field.name)
+    if made.type == field.type:
+        return made
+    if field.type == TYPES["float"] and made.type == TYPES["int"]:
+        made = pa.array([None if value is None else float(value) for value in made.to_pylist()], field.type)
+    else:
+        made = pa.array([_cast(plain(value), "string") for value in made], field.type)
+    return made
 
 
 def write_items(directory: Path, items: Iterable[Item | ItemRows], *, kinds: Mapping[str, str] | None = None) -> int:

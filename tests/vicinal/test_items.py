@@ -121,19 +121,10 @@ def test_rows_of_other_tables_are_written_as_if_one_by_one(tmp_path: Path, monke
     write_items(tmp_path / "b", [item(f"b{n}", metadata={"n": n / 4, "t": "soon"}) for n in range(40)])
     first, second = ItemTable(tmp_path / "a"), ItemTable(tmp_path / "b")
     chosen = np.array([0, 1, 15, 16, 17, 40, 33, 49])
-    mixed = [
-        item("x", metadata={"n": 1}),
-        ItemRows(first, chosen),
-        ItemRows(second, np.arange(40)),
-        item("y", metadata={"t": NOW}),
-        ItemRows(second, np.zeros(0, np.int64)),
-    ]
-    singly = [
-        mixed[0],
-        *(first.item(int(row)) for row in chosen),
-        *(second.item(row) for row in range(40)),
-        mixed[3],
-    ]
+    one_item, last_item = item("x", metadata={"n": 1}), item("y", metadata={"t": NOW})
+    mixed: list[Item | ItemRows] = [one_item, ItemRows(first, chosen), ItemRows(second, np.arange(40))]
+    mixed += [last_item, ItemRows(second, np.zeros(0, np.int64))]
+    singly = [one_item, *(first.item(int(row)) for row in chosen), *(second.item(row) for row in range(40)), last_item]
     kinds = {"n": "float", "t": "string", "gone": "bool", "only": "string"}
     for folder, rows in (("one", mixed), ("other", singly), ("counted", mixed)):
         (tmp_path / folder).mkdir()
