@@ -9,7 +9,7 @@ from index import kind as kinds
 from index.curve import EXACT_EFFORT, RECALL_NEIGHBOR_COUNT
 from index.device import Placement, open_on_gpu, resolve_device
 from index.exact import best_first, exact_search, pair_scores, squared_norms
-from index.hnsw import GraphSearcher
+from index.searcher import FaissSearcher
 from index.single import SingleSearch
 from vicinal.types import F32Array, I64Array, JsonObject, Metric
 
@@ -90,7 +90,7 @@ class Engine:
             neighbor_count: K, at least 1 and at most the number of items.
             effort: search effort; 0 is exact search.
         """
-        if effort == EXACT_EFFORT or self.is_exact or not isinstance(self._searcher, GraphSearcher):
+        if effort == EXACT_EFFORT or self.is_exact or not isinstance(self._searcher, FaissSearcher):
             return None
         fetched = self._fetched_count(neighbor_count)
         return self._searcher.single(

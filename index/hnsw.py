@@ -6,10 +6,10 @@ Malkov and Yashunin, arXiv:1603.09320, as FAISS builds it.
 from dataclasses import dataclass
 from typing import Any
 
-from index.blas import load_faiss
-from index.single import SingleSearch
+from typing_extensions import override
+
+from index.searcher import FaissSearcher
 from vicinal.errors import InvalidArgumentError
-from vicinal.types import F32Array, I64Array, Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,38 +47,9 @@ def graph_bytes(params: HnswParams) -> float:
     return 8.0 * params.link_count + 4.0 * params.link_count / (params.link_count - 1) + 12
 
 
-class GraphSearcher:
-    """Searches a graph; effort is the length of the search list.
+class GraphSearcher(FaissSearcher):
+    """Searches a graph; effort is the length of the search list."""
 
-    Args:
-        faiss_index: the graph with its storage.
-        memory: what the storage reads, to be kept alive.
-    """
-
-    def __init__(self, faiss_index: Any, memory: Any = None) -> None:
-        self._faiss = load_faiss()
-        self._index = faiss_index
-        self._memory = memory
-
-    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> I64Array:
-        """Returns rows; see ``Searcher``."""
-        params = self._faiss.SearchParametersHNSW(efSearch=max(effort, neighbor_count))
-        rows_QK: I64Array = self._index.search(x_QD, neighbor_count, params=params)[1]
-        return rows_QK
-
-    def single(
-        self, vectors_ND: F32Array, *, metric: Metric, fetched_count: int, neighbor_count: int, effort: int
-    ) -> SingleSearch:
-        """Returns what searches for one vector after the other; for one thread alone.
-
-        Args:
-            vectors_ND: the full vectors, float32.
-            metric: how closeness is computed.
-            fetched_count: rows to take from the graph.
-            neighbor_count: neighbors wanted.
-            effort: search effort, at least 1.
-        """
-        params = self._faiss.SearchParametersHNSW(efSearch=max(effort, fetched_count))
-        return SingleSearch(
-            self._index, params, vectors_ND, metric=metric, fetched_count=fetched_count, neighbor_count=neighbor_count
-        )
+    @override
+    def parameters(self, *, neighbor_count: int, effort: int) -> Any:
+        return self.faiss.SearchParametersHNSW(efSearch=max(effort, neighbor_count))

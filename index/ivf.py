@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from index.blas import load_faiss
 from index.device import train
 from index.kind import INDEX_FILE, Source
+from index.searcher import FaissSearcher
 from index.storage import faiss_metric, read_faiss, write_faiss
 from vicinal.errors import InvalidArgumentError
-from vicinal.types import F32Array, I64Array, Metric
+from vicinal.types import F32Array, Metric
 
 _POINTS_PER_LIST = 39
 """Fewest training vectors a list, below which k-means makes lists that mean little (FAISS's own limit)."""
@@ -176,7 +178,7 @@ class IvfKind(abc.ABC):
     def open(self, directory: Path, *, metric: Metric) -> "IvfSearcher":
         """Opens the file, which knows its metric; see ``Kind``."""
         del metric
-        return IvfSearcher(directory)
+        return IvfSearcher(read_faiss(directory / INDEX_FILE))
 
 
 def _add(faiss_index: Any, x_ND: F32Array) -> None:
@@ -184,15 +186,9 @@ def _add(faiss_index: Any, x_ND: F32Array) -> None:
         faiss_index.add(x_ND[start : start + _ADD_BLOCK])
 
 
-class IvfSearcher:
+class IvfSearcher(FaissSearcher):
     """Searches an inverted file; effort is the number of lists probed."""
 
-    def __init__(self, directory: Path) -> None:
-        self._faiss = load_faiss()
-        self._index = read_faiss(directory / INDEX_FILE)
-
-    def search(self, x_QD: F32Array, *, neighbor_count: int, effort: int) -> I64Array:
-        """Returns rows; see ``Searcher``."""
-        params = self._faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist))
-        rows_QK: I64Array = self._index.search(x_QD, neighbor_count, params=params)[1]
-        return rows_QK
+    @override
+    def parameters(self, *, neighbor_count: int, effort: int) -> Any:
+        return self.faiss.SearchParametersIVF(nprobe=min(effort, self.index.nlist))

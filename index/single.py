@@ -1,6 +1,6 @@
 """One query at a time with everything at hand: arrays, pointers and parameters are made once, not for each query.
 
-A search of a graph takes some ten to a hundred microseconds; preparing a call of the general path takes as
+A search takes some ten to a hundred microseconds; preparing a call of the general path takes as
 many again. What is found here is, to the last bit, what the general path finds.
 """
 
@@ -19,11 +19,11 @@ class SingleSearch:
     """Searches for one vector after the other, with one count and effort; for one thread alone.
 
     Args:
-        faiss_index: the graph.
+        faiss_index: a graph or an inverted file.
         params: the parameters of its search.
         vectors_ND: the full vectors, float32, C-contiguous; may be memory-mapped.
         metric: how closeness is computed.
-        fetched_count: rows to take from the graph, at least ``neighbor_count``.
+        fetched_count: rows to take from the index, at least ``neighbor_count``.
         neighbor_count: neighbors wanted, at least 1.
     """
 
@@ -50,7 +50,7 @@ class SingleSearch:
         self._fetched_count = fetched_count
         self._neighbor_count = neighbor_count
         rows, scores, query = pointer(self._rows_QK), pointer(self._scores_QK), pointer(self._x_QD)
-        self._graph = (1, query, fetched_count, scores, rows, params)
+        self._call = (1, query, fetched_count, scores, rows, params)
         self._length = (query, dimension)
         self._pairs = (scores, query, pointer(vectors_ND), rows, dimension, 1, fetched_count)
         self._kernel = faiss.fvec_L2sqr_by_idx if metric is Metric.L2 else faiss.fvec_inner_products_by_idx
@@ -62,7 +62,7 @@ class SingleSearch:
 
         Returns:
             Rows int64 (K,) and scores float32 (K,), best first, valid until the next search; None where the query
-            or what the graph found needs the general path: a vector out of the plain, or too few neighbors.
+            or what the index found needs the general path: a vector out of the plain, or too few neighbors.
         """
         x_QD, scores_QK, rows_QK = self._x_QD, self._scores_QK, self._rows_QK
         if not self._is_plain(x_QD):
@@ -70,7 +70,7 @@ class SingleSearch:
         if self._faiss.omp_get_max_threads() > 1:
             # There is nothing to divide, and waking a thread takes as long as the search.
             self._faiss.omp_set_num_threads(1)
-        self._search(*self._graph)
+        self._search(*self._call)
         if rows_QK[0, -1] < 0:
             return None
         self._kernel(*self._pairs)

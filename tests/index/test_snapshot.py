@@ -108,11 +108,12 @@ def test_effort_comes_from_the_curve(snapshot_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_flat", "ivf_pq_fastscan"])
 def test_one_query_alone_is_answered_as_among_others(
-    store: Store, add_embeddings: AddEmbeddings, metric: Metric
+    store: Store, add_embeddings: AddEmbeddings, kind: str, metric: Metric
 ) -> None:
     add_embeddings(clustered(2000, 16), metric=metric)
-    report = build(store, config=BuildConfig(kind="hnsw", query_count=20))
+    report = build(store, config=BuildConfig(kind=kind, query_count=20))
     x_QD = clustered(30, 16, seed=5)
     with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
         together = snapshot.search(x_QD, neighbor_count=7, effort=40)
