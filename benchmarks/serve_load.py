@@ -132,7 +132,15 @@ def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
             counts[number] += len(replies)
             place = (place + len(replies)) % len(x_QD)
 
-    threads = [threading.Thread(target=caller, args=(number,)) for number in range(arguments.callers)]
+    def guarded(number: int) -> None:
+        try:
+            caller(number)
+        except BaseException:
+            # Nobody waits for one that will never be ready.
+            ready.abort()
+            raise
+
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(arguments.callers)]
     for thread in threads:
         thread.start()
     ready.wait()

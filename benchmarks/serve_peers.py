@@ -39,7 +39,8 @@ def connect(peer: str, address: str, *, neighbors: int, effort: int) -> Ask:
 def _connect_chroma(host: str, port: int, neighbors: int, effort: int) -> Ask:
     chromadb: Any = importlib.import_module("chromadb")
     collection = chromadb.HttpClient(host=host, port=port).get_collection("vicinal")
-    if effort:
+    if effort and collection.configuration["hnsw"]["ef_search"] != effort:
+        # Many callers that set it at once disturb each other: the first has set it for all.
         collection.modify(configuration={"hnsw": {"ef_search": effort}})
     return lambda x_D: list(collection.query([x_D.tolist()], n_results=neighbors, include=[])["ids"][0])
 

@@ -14,6 +14,9 @@ from vicinal.types import JsonObject
 if TYPE_CHECKING:
     from index.tune import Trial
 
+_DRAW_S = 120.0
+"""Seconds after which a picture is given up."""
+
 
 def plot_trials(path: Path, trials: "Sequence[Trial]", chosen: "Trial", *, recall: float) -> None:
     """Draws each trial's curve, the target and the choice.
@@ -81,22 +84,35 @@ def drift_plotter(tell: Callable[[str], None]) -> Iterator[Callable[[Path], None
         tell: told when the picture could not be drawn.
     """
     drawing: list[subprocess.Popen[bytes]] = []
+    failed: list[Path] = []
 
     def draw(path: Path) -> None:
         # -P: whatever lies in the folder in which the user is, is not imported.
         words = [sys.executable, "-P", "-m", "index.plots", str(path)]
         nothing = subprocess.DEVNULL
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
-        )
-        drawing.append(process)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+            )
+        except OSError:
+            failed.append(path)
+        else:
+            drawing.append(process)
 
     try:
         yield draw
     finally:
-        for process in drawing:
-            if process.wait():
-                tell("the drift report could not be drawn; its JSON is there")
+        if any(not _is_drawn(process) for process in drawing) or failed:
+            tell("the drift report could not be drawn; its JSON is there")
+
+
+def _is_drawn(process: "subprocess.Popen[bytes]") -> bool:
+    try:
+        return process.wait(_DRAW_S) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
 
 
 def _figure() -> tuple[Any, Any]:
