@@ -142,12 +142,18 @@ def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -
         if name == "redis" and last:
             runs["pipeline"] = partial(bench.load, name, callers=callers, mode="pipeline", effort=effort)
         for mode, run in runs.items():
-            try:
-                bench.results.setdefault(f"{name} {mode}", []).append(run())
-            except subprocess.CalledProcessError as error:
-                if name == "vicinal":
-                    raise
-                bench.frame.peers[f"{name} {mode}, {callers} callers"] = f"failed: {error.stderr.strip()[-200:]}"
+            _run(bench, name, mode, run, callers)
+
+
+def _run(bench: Bench, name: str, mode: str, run: Callable[[], dict[str, Any]], callers: int) -> None:
+    try:
+        result = run()
+    except subprocess.CalledProcessError as error:
+        if name == "vicinal":
+            raise
+        bench.frame.peers[f"{name} {mode}, {callers} callers"] = f"failed: {error.stderr.strip()[-200:]}"
+    else:
+        bench.results.setdefault(f"{name} {mode}", []).append(result)
 
 
 def _measure(bench: Bench, snapshot: Snapshot) -> None:
@@ -158,8 +164,6 @@ def _measure(bench: Bench, snapshot: Snapshot) -> None:
             for _ in range(bench.arguments.rounds):
                 _round(bench, efforts, callers, last=recall == bench.arguments.recalls[-1])
             for name, runs in bench.results.items():
-                if not runs:
-                    continue
                 best = sorted(runs, key=lambda run: run["queries_per_second"])[len(runs) // 2]
                 note = f"recall@10 {bench.recall(best):.4f}, p50 {best['p50_ms']:.2f} ms, p99 {best['p99_ms']:.2f} ms"
                 title = f"{name}, {callers} callers, recall {recall:g}"

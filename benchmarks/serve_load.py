@@ -101,11 +101,18 @@ async def _vicinal(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str,
     return _result(callers.count, seconds, callers.latencies, callers.found)
 
 
-def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
+def _asking(arguments: argparse.Namespace) -> tuple[AskMany, int]:
+    """Connects; returns what asks, and how many queries it takes at once."""
     from benchmarks.serve_peers import connect, connect_pipeline
 
     options = {"neighbors": arguments.neighbors, "effort": arguments.effort}
-    size = PIPELINED if arguments.mode == "pipeline" else 1
+    if arguments.mode == "pipeline":
+        return connect_pipeline(arguments.address, **options), PIPELINED
+    one = connect(arguments.peer, arguments.address, **options)
+    return lambda x_BD: [one(x_BD[0])], 1
+
+
+def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
     latencies: list[float] = []
     found: dict[int, list[str]] = {}
     counts = [0] * arguments.callers
@@ -113,11 +120,7 @@ def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
     begin = threading.Event()
 
     def caller(number: int) -> None:
-        if arguments.mode == "pipeline":
-            ask: AskMany = connect_pipeline(arguments.address, **options)
-        else:
-            one = connect(arguments.peer, arguments.address, **options)
-            ask = lambda x_BD: [one(x_BD[0])]  # noqa: E731 - the other of two ways
+        ask, size = _asking(arguments)
         place = number * len(x_QD) // arguments.callers
         ask(x_QD[place : place + size])
         ready.wait()
