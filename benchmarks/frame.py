@@ -77,7 +77,8 @@ class Frame:
         if add is not None:
             add(parser)
         arguments = parser.parse_args()
-        config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k != "output"}
+        told = {name: value for name, value in vars(arguments).items() if name != "output"}
+        config = {name: _told(str(v)) if isinstance(v, Path | str) else v for name, v in told.items()}
         return cls(what=what, arguments=arguments, config=config)
 
     @property
@@ -112,7 +113,7 @@ class Frame:
         self._print()
         result = {
             "what": self.what,
-            "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+            "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_told, sys.argv[1:])]),
             "commit": _commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self.started, 1),
@@ -161,6 +162,12 @@ def percentile(values: Sequence[float], q: float) -> float:
     """Returns the q-th percentile (0 to 100), nearest rank."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * q / 100))]
+
+
+def _told(word: str) -> str:
+    """Returns a word of the command line as others may read it: of a place on this machine, its name alone."""
+    path = Path(word)
+    return path.name if path.is_absolute() and not path.is_relative_to("/usr/share") else word
 
 
 def device() -> str:
