@@ -36,8 +36,8 @@ _PERHAPS_AS_FAST = 0.5
 _ROUNDS = 5
 _TOLD = (("link_count", "M"), ("shortlist", "shortlist"))
 _GRAPH_GROWTH, _LISTS_GROWTH = 0.45, 0.15
-"""A query takes (N / n) to that power as long at equal recall. As seen of graphs from 3 to 60 thousand vectors of 784 and
-from 16 to 65 thousand of 128 dimensions, .31 to .57; of inverted lists also to a million of 128 dimensions, -.05 to .2."""
+"""A query takes (N / n) to that power as long at equal recall. Seen of graphs from 3 to 60 thousand vectors of 784 and
+from 16 to 65 thousand of 128 dimensions: .31 to .57; of inverted lists there and to a million of 128: -.05 to .2."""
 _MARGIN = 0.002
 """Recall wanted on the sample above the target: the whole is a little harder."""
 Search = Callable[[F32Array, int], I64Array]
