@@ -214,12 +214,24 @@ def encode_value(value: Scalar) -> types_pb2.Value:
 
 
 def decode_value(message: types_pb2.Value) -> Scalar:
-    """Decodes a metadata value."""
+    """Decodes a metadata value.
+
+    Raises:
+        InvalidArgumentError: an instant that is none: before the year 1, after 9999, or with nanoseconds out of range.
+    """
     kind = message.WhichOneof("kind")
     if kind is None:
         return None
     if kind == "time_value":
-        return message.time_value.ToDatetime(tzinfo=UTC)
+        instant = message.time_value
+        try:
+            return instant.ToDatetime(tzinfo=UTC)
+        except (ValueError, OverflowError) as error:
+            raise InvalidArgumentError(
+                f"time_value has {instant.seconds} seconds and {instant.nanos} nanoseconds, which is no instant; wanted "
+                "the years 1 to 9999 and 0 to 999,999,999 nanoseconds",
+                field="time_value",
+            ) from error
     value: Scalar = getattr(message, kind)
     return value
 

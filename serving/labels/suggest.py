@@ -25,6 +25,7 @@ _NEIGHBORS_OF_LABELLED = 50
 _LABELLED_LIMIT = 2_000
 _SAME = 0.9995
 """Cosine of centred embeddings above which two items show the same."""
+_NOTHING_LEFT = "nothing is left to suggest: every item is labelled, shows the same as a labelled one, or is filtered out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,16 @@ def suggest(
         count: wanted, 1 to 1,000.
         strategy: from ``choose_strategy``.
         seed: of everything random.
+
+    Returns:
+        At most as many as wanted; none where no candidate is left.
     """
     pool = _pool(generation, known, allowed, seed)
     labelled_MD = _vectors(generation, known, known.rows[:_LABELLED_LIMIT])
     x_ND = _vectors(generation, known, pool)
     pool, x_ND = _without_copies(generation, pool, x_ND, labelled_MD, known.rows)
+    if not pool.size:
+        return Suggestion(rows=pool, strategy=strategy, explanation=_NOTHING_LEFT)
     wanted, count = count, count + max(4, count // 4)
     if strategy == "typical":
         picked = strategies.typical(x_ND, labelled_MD, count=count, seed=seed)

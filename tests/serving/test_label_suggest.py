@@ -52,6 +52,17 @@ def test_copies_are_never_asked_twice(generation: Any, strategy: str) -> None:
     assert len(seen) == len(set(seen)) == 50
 
 
+@pytest.mark.parametrize("strategy", ["typical", "k_center", "margin", "random"])
+@pytest.mark.parametrize(("labelled", "allowed"), [([], []), ([0, 3], []), ([0], [1])], ids=["none", "all", "copies"])
+def test_where_nothing_is_left_none_is_suggested(
+    generation: Any, strategy: str, labelled: list[int], allowed: list[int]
+) -> None:
+    rows = np.array(allowed, np.int64)
+    found = suggest.suggest(generation, known(labelled), allowed=rows, count=3, strategy=strategy, seed=0)
+    assert found.rows.size == 0
+    assert "nothing is left" in found.explanation
+
+
 def test_strategies_give_what_there_is() -> None:
     x_ND = unit(made_clusters(6)[0])
     for count in (1, 6, 9):

@@ -80,6 +80,14 @@ def test_a_metadata_value_survives_with_its_type(value: codec.Scalar) -> None:
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize(("seconds", "nanos"), [(0, -1), (0, 10**9), (2**62, 0), (-(2**62), 0), (253402300800, 0)])
+def test_an_instant_that_is_none_is_refused(seconds: int, nanos: int) -> None:
+    message = types_pb2.Value()
+    message.time_value.seconds, message.time_value.nanos = seconds, nanos
+    with pytest.raises(InvalidArgumentError, match="no instant"):
+        codec.decode_value(message)
+
+
 @pytest.mark.parametrize("cls", by_reason().values(), ids=lambda cls: cls.__name__)
 def test_every_error_class_survives_the_wire(cls: type[VicinalError]) -> None:
     error = cls("what happened", metadata={"item_id": "a.jpg", "path": "/secret"}, field="options.effort")

@@ -1368,7 +1368,9 @@ class SuggestNextResponse(_message.Message):
     """Why, for people."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The items, most useful first; none twice, no duplicates of each other or of labelled items."""
+        """The items, most useful first; none twice, no duplicates of each other or of labelled items. Fewer than wanted,
+        or none, where no more are left.
+        """
 
     @_builtins.property
     def snapshot(self) -> _types_pb2.SnapshotRef:
