@@ -30,6 +30,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
     "--weights", help="What to start from: an encoder (latest, 000001), a .safetensors file, or a torchvision enum."
 )
 @click.option("--image-size", type=int, help="Side of the images in pixels [default: as they are, within reason].")
+@click.option("--dimension", type=int, help="Of the embeddings, at most; 0: as the network gives them [default: 768].")
 @click.option("--devices", type=int, help="Processes that share a batch [default: one for each GPU].")
 @click.option("--nodes", type=int, help="Machines that share a batch; the command is started on each.")
 @click.option(
@@ -135,7 +136,8 @@ def _show_result(result: Any, *, as_json: bool) -> None:
         return
     click.echo(f"encoder {result.encoder} from run {result.run}: {result.images} images in {result.seconds:.0f} s")
     if values["online"]:
-        for name, row in {"encoder": values["online"][-1], **values["baselines"]}.items():
+        last = values["readout"] or values["online"][-1]
+        for name, row in {"encoder": last, **values["baselines"]}.items():
             label = stage.ROWS.get(name, "this encoder")
             click.echo(f"{label:26} kNN {100 * row['knn']:5.1f}%  linear probe {100 * row['linear']:5.1f}%")
     if result.advice:

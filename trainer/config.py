@@ -114,6 +114,9 @@ class PretrainConfig:
     """Side of the images in pixels; None: from the images."""
     channels: int | None = None
     """1 or 3; None: from the images."""
+    dimension: int | None = None
+    """Dimension of the embeddings that are read out of all stages when training ends; 0: as the network gives them;
+    None: at most 768 of the small residual networks from 1,000 images on; from weights, as they had it; else 0."""
     resolutions: tuple[float, ...] = (0.75, 0.875, 1.0)
     """Sides of the views over equal parts of the budget, as fractions of the full side."""
     batch_size: int | None = None
@@ -169,6 +172,8 @@ class PretrainConfig:
             raise InvalidConfigError("frozen_stages needs --weights: what is random is not worth keeping")
         if self.channels not in {None, 1, 3}:
             raise InvalidConfigError(f"channels is {self.channels}, wanted 1 or 3", field="channels")
+        if self.dimension is not None and self.dimension < 0:
+            raise InvalidConfigError(f"dimension is {self.dimension}, wanted 0 or more", field="dimension")
         if self.image_size is not None and not 8 <= self.image_size <= 1024:
             raise InvalidConfigError(f"image_size is {self.image_size}, wanted 8 to 1024", field="image_size")
         if not self.resolutions or min(self.resolutions) <= 0.2 or max(self.resolutions) > 1:

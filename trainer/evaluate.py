@@ -10,11 +10,11 @@ import torch
 from trainer.knn import knn_accuracy
 from trainer.monitor import calibrate, chunk_of, raw_pixels
 from trainer.probes import centroid_predict, linear_predict
+from trainer.readout import fit_readout
 from trainer.scratch import scratch_accuracy
 from trainer.splits import EvaluationConfig, Split, draw_shots, read_splits
 from vicinal.encoder import Encoder
 from vicinal.errors import InvalidArgumentError
-from vicinal.modalities.image.backbones import create
 from vicinal.types import F32Array, JsonObject, U8Array
 
 __all__ = ["EvaluationConfig", "Split", "evaluate", "knn_accuracy", "read_splits", "shots_of"]
@@ -85,14 +85,17 @@ def evaluate(
 
 
 def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], F32Array]]:
-    options = encoder.architecture
     torch.manual_seed(0)
-    untrained = create(str(options.pop("name")), **options)
+    untrained = encoder.untrained()
     sample_BCHW = encoder.preprocessing.normalize(
         torch.from_numpy(train.x_NCHW[: chunk_of(encoder.preprocessing.height)])
     )
     untrained.whiten(sample_BCHW)
     calibrate(untrained, sample_BCHW, device=torch.device("cpu"))
+    if encoder.model.readout is not None:
+        # A readout alone does much: the baseline has one too.
+        normalize = encoder.preprocessing.normalize
+        fit_readout(untrained, train.x_NCHW, normalize, dimension=encoder.dimension, seed=0, bfloat16=True)
     random = Encoder(
         untrained,
         preprocessing=encoder.preprocessing,

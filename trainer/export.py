@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trainer.start import find
-from trainer.watch import STATE, WEIGHTS
+from trainer.watch import READOUT, STATE, WEIGHTS
 from vicinal.config import from_mapping
 from vicinal.encoder import save
 from vicinal.errors import ArtifactNotFoundError, CorruptArtifactError
@@ -42,7 +42,7 @@ def find_run(store: Store, name: str) -> Path:
 
 
 def export(store: Store, run: str) -> str:
-    """Writes the last checkpoint of a run as an encoder.
+    """Writes the last checkpoint of a run as an encoder; a run that has not ended has no readout yet.
 
     Args:
         store: the workspace.
@@ -65,6 +65,11 @@ def export(store: Store, run: str) -> str:
         options = {key: value for key, value in architecture.items() if key != "name"}
         model = create(architecture["name"], **options)
         model.load_state_dict(load_file(directory / WEIGHTS))
+        if (directory / READOUT).is_file():
+            readout = load_file(directory / READOUT)
+            dimension = len(readout["bias"])
+            model.read_out(dimension).load_state_dict(readout)
+            architecture = architecture | {"readout": dimension}
     except FileNotFoundError as error:
         raise ArtifactNotFoundError(
             f"run {directory.name} has no checkpoint yet; run: vicinal pretrain --resume {directory.name}"

@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +24,23 @@ from trainer.listener import Listener
 from trainer.module import PretrainModule
 from trainer.monitor import Accuracy, OnlineMonitor
 from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
+from trainer.readout import fit_readout
 from trainer.setup import architecture_of, make_module
 from trainer.start import START
-from trainer.watch import CHECKPOINT, History, Watch
+from trainer.watch import CHECKPOINT, READOUT, History, Watch
 from vicinal.config import from_mapping
 from vicinal.errors import CorruptArtifactError
 from vicinal.modalities.image import Preprocessing
-from vicinal.modalities.image.backbones import create
+from vicinal.modalities.image.backbones import Backbone, create
 from vicinal.store import Store
 from vicinal.types import JsonObject
 
-ROWS = {"pixels": "raw pixels", "random": "random encoder", "start": "the weights it starts from"}
+ROWS = {
+    "pixels": "raw pixels",
+    "random": "random encoder",
+    "random_readout": "random encoder, read out",
+    "start": "the weights it starts from",
+}
 """What baselines are called."""
 
 
@@ -93,7 +100,7 @@ def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> Pretrai
     monitor = _monitor(config, run.cache, module) if is_leader() else None
     watch = Watch(directory, every_s=config.checkpoint_seconds, monitor=monitor, tell=listener.report)
     if monitor is not None:
-        watch.history.baselines = _baselines(monitor, module, config)
+        watch.history.baselines = _baselines(monitor, module, config, _reader(config, run.cache, size))
         rows = (f"{ROWS[name]} {at.text()}" for name, at in watch.history.baselines.items())
         listener.said(f"accuracy to beat, kNN and linear: {', '.join(rows)}")
     checkpoint = _checkpoint(directory) if resumed else None
@@ -104,10 +111,17 @@ def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> Pretrai
         device=lambda: module.device,
         prefetch=config.workers != 0,
     )
+    (directory / READOUT).unlink(missing_ok=True)
     _train(config, module, watch, loader, checkpoint=checkpoint)
     if not is_leader():
         return None
-    draw_curves(watch.history, directory / CURVES, title=f"{directory.name}: {config.method}, {config.encoder}")
+    if config.dimension:
+        listener.said(f"reading {config.dimension} dimensions out of all stages")
+        _reader(config, run.cache, size)(_network(module))
+        watch.read_out(module)
+    if watch.history.reports:
+        # None where the run was interrupted behind its last step.
+        draw_curves(watch.history, directory / CURVES, title=f"{directory.name}: {config.method}, {config.encoder}")
     draw_views(run.cache, module.maker, directory / VIEWS, seed=config.seed)
     return PretrainResult(
         encoder=export(store, directory.name),
@@ -124,12 +138,15 @@ def _advice(config: PretrainConfig, history: History) -> str:
     """Says plainly when what was there before any training is better by nearest neighbors."""
     if not history.online:
         return ""
-    knn = history.online[-1]["knn"]
-    better = {name: at.knn for name, at in history.baselines.items() if at.knn > knn}
+    # The weights were measured by the network's own embedding; so is what became of them.
+    network = history.online[-1]["knn"]
+    knn = network if history.readout is None else history.readout.knn
+    mine = {"start": network}
+    better = {name: at.knn for name, at in history.baselines.items() if at.knn > mine.get(name, knn)}
     if "start" in better:
         keep = f"vicinal export --weights {config.weights} --backbone {config.encoder} --image-size {config.image_size}"
         return (
-            f"the weights it starts from were better, kNN {100 * better['start']:.1f}% against {100 * knn:.1f}%: "
+            f"the weights it starts from were better, kNN {100 * better['start']:.1f}% against {100 * network:.1f}%: "
             f"use them as they are ({keep}), or train longer or more gently (--set backbone_rate=0.001)"
         )
     if better:
@@ -167,12 +184,34 @@ def _monitor(config: PretrainConfig, cache: ImageCache, module: PretrainModule) 
     return OnlineMonitor(cache, maker=module.maker, size=config.image_size, seed=config.seed, bfloat16=bfloat16)
 
 
-def _baselines(monitor: OnlineMonitor, module: PretrainModule, config: PretrainConfig) -> dict[str, Accuracy]:
-    untrained = module.backbone
+def _network(module: PretrainModule) -> Backbone:
+    assert isinstance(module.backbone, Backbone)
+    return module.backbone
+
+
+def _reader(config: PretrainConfig, cache: ImageCache, size: Preprocessing) -> Callable[[Backbone], None]:
+    """Returns what makes the readout of a network."""
+    return lambda backbone: fit_readout(
+        backbone,
+        cache.x_NCHW,
+        size.normalize,
+        dimension=config.dimension or 0,
+        seed=config.seed,
+        bfloat16=config.precision == "bfloat16",
+    )
+
+
+def _baselines(
+    monitor: OnlineMonitor, module: PretrainModule, config: PretrainConfig, read_out: Callable[[Backbone], None]
+) -> dict[str, Accuracy]:
+    untrained = _network(module)
     if config.weights:
         torch.manual_seed(config.seed)
         untrained = create(**architecture_of(config))
     rows = {"pixels": monitor.pixels(), "random": monitor.random(untrained)}
+    if config.dimension:
+        # A readout alone does much: what counts is what training adds to it.
+        rows["random_readout"] = monitor.random(untrained, prepare=read_out)
     return rows | ({"start": monitor.encoder(module.backbone)} if config.weights else {})
 
 

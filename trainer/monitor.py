@@ -4,7 +4,7 @@ Labels are looked at, never learned from.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from trainer.cache import ImageCache
 from trainer.knn import knn_accuracy
 from trainer.probes import ridge_predict
 from trainer.views import ViewMaker, resize
+from vicinal.modalities.image.backbones import Backbone
 from vicinal.types import F32Array, I64Array, U8Array
 
 _BANK, _QUERIES = 5_000, 1_000
@@ -69,10 +70,16 @@ class OnlineMonitor:
         """Returns the accuracy of raw pixels."""
         return self._accuracy(raw_pixels(self._x_NCHW))
 
-    def random(self, backbone: nn.Module) -> Accuracy:
-        """Returns the accuracy of a copy of an untrained backbone, its normalisation set by the sample."""
+    def random(self, backbone: Backbone, *, prepare: Callable[[Backbone], None] = lambda _: None) -> Accuracy:
+        """Returns the accuracy of a copy of an untrained backbone, its normalisation set by the sample.
+
+        Args:
+            backbone: the network.
+            prepare: called with the copy before it is measured.
+        """
         model = copy.deepcopy(backbone)
         calibrate(model, next(self._batches()), device=_device(model))
+        prepare(model)
         return self.encoder(model)
 
     def encoder(self, backbone: nn.Module) -> Accuracy:

@@ -64,6 +64,8 @@ def _draw_accuracy(axis: Any, history: History, steps: list[int]) -> None:
     at = [one["step"] for one in history.online]
     for measure, color in (("knn", "tab:blue"), ("linear", "tab:orange")):
         axis.plot(at, [100 * one[measure] for one in history.online], "o-", color=color, label=measure)
+        if history.readout is not None:
+            axis.plot(at[-1:], [100 * getattr(history.readout, measure)], "*", color=color, label=f"{measure}, readout")
         for name, accuracy in history.baselines.items():
             value = 100 * getattr(accuracy, measure)
             axis.axhline(value, linestyle="--", color=color, alpha=0.5)

@@ -19,6 +19,7 @@ from trainer.fit import ROWS, PretrainResult, Run, fit
 from trainer.launch import await_run, is_leader, shared_name
 from trainer.listener import SILENT, Listener
 from trainer.probe import ProbeResult, probe
+from trainer.readout import dimension_for
 from trainer.setup import architecture_of, resolve
 from trainer.start import START, Start, find
 from vicinal.artifact import storage_guard
@@ -62,6 +63,7 @@ def pretrain(store: Store, corpus: str, config: PretrainConfig, *, listener: Lis
     _check_count(cache, corpus, least=methods.load(config.method).least_batch)
     mean, std = _statistics(cache) if start is None else start.normalization or _statistics(cache)
     processes = machine.process_count(config)
+    config = replace(config, dimension=dimension_for(config, backbone, image_count=len(cache.x_NCHW), start=start))
     found, config, sized = _measured(config, backbone, cache, processes=processes)
     facts = {
         "corpus": corpus,

@@ -10,7 +10,6 @@ from trainer.monitor import chunk_of
 from trainer.splits import Split
 from trainer.views import ViewMaker
 from vicinal.encoder import Encoder
-from vicinal.modalities.image.backbones import create
 
 _VIEWS = ViewConfig(count=1, crop_scale=(0.4, 1.0), gray=0.0, hue=0.05)
 
@@ -28,10 +27,9 @@ def scratch_accuracy(
         steps: optimiser steps.
         batch_size: images in a step, at most; fewer where they are large, all of them where there are fewer.
     """
-    options = encoder.architecture
     batch_size = min(batch_size, chunk_of(encoder.preprocessing.height))
     torch.manual_seed(seed)
-    backbone = create(str(options.pop("name")), **options).to(memory_format=torch.channels_last)
+    backbone = encoder.untrained().to(memory_format=torch.channels_last)
     backbone.whiten(encoder.preprocessing.normalize(torch.from_numpy(labelled.x_NCHW)))
     model = nn.Sequential(backbone, nn.Linear(backbone.dimension, int(labelled.y_N.max()) + 1))
     maker = ViewMaker(_VIEWS, mean=encoder.preprocessing.mean, std=encoder.preprocessing.std)

@@ -36,6 +36,9 @@ class Start:
     fixed: bool
     """Whether the side is part of what was trained: that of an own encoder, or of a vision transformer."""
 
+    readout: int = 0
+    """Dimension that was read out of all stages; 0: none."""
+
     def fill(self, backbone: Backbone) -> None:
         """Puts the weights into a backbone.
 
@@ -86,10 +89,13 @@ def _own(path: Path, encoder: str) -> Start:
             "with square images that are cropped",
             field="weights",
         )
-    tensors = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
+    # What is trained is the network; a new readout is made of what it becomes.
+    state = found.model.state_dict().items()
+    tensors = {name: tensor.clone() for name, tensor in state if not name.startswith("readout.")}
     return Start(
         source=f"of encoder {path.name}", encoder=name, tensors=tensors, channels=size.channels,
         normalization=(size.mean, size.std), side=size.height, fixed=True,
+        readout=int(found.architecture.get("readout", 0)),
     )  # fmt: skip
 
 

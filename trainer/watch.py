@@ -21,8 +21,11 @@ from trainer.module import PretrainModule
 from trainer.monitor import Accuracy, OnlineMonitor
 from vicinal.artifact import storage_guard
 from vicinal.errors import TrainingStoppedError
+from vicinal.modalities.image.backbones import Backbone
 
 CHECKPOINT, WEIGHTS, STATE = "last.ckpt", "last.safetensors", "last.json"
+READOUT = "readout.safetensors"
+"""Of the last checkpoint, once the run has ended."""
 _CHECK_EVERY = 10
 _LEAST_STD, _LEAST_RANK = 0.02, 1.5
 _PATIENCE = 5
@@ -65,6 +68,8 @@ class History:
     """Every report, oldest first."""
     online: list[dict[str, float]] = field(default_factory=list)
     """Online accuracies: step, progress, knn, linear."""
+    readout: Accuracy | None = None
+    """That of the readout, when the run has ended."""
     baselines: dict[str, Accuracy] = field(default_factory=dict)
     """Those of raw pixels, of the random encoder and of the weights it starts from, on the same sample."""
 
@@ -171,6 +176,17 @@ class Watch(lightning.Callback):
         progress = module.budget.progress(module.global_step)
         self.history.online.append({"step": module.global_step, "progress": progress, **asdict(self._accuracy)})
 
+    def read_out(self, module: PretrainModule) -> None:
+        """Keeps the readout of a run that has ended, and measures it, where there are labels."""
+        assert isinstance(module.backbone, Backbone)
+        readout = module.backbone.readout
+        assert readout is not None
+        if self._monitor is not None:
+            self.history.readout = self._monitor.encoder(module.backbone)
+        with storage_guard(self.directory):
+            self._write(READOUT, lambda path: save_file(_tensors(readout), path))
+            self._write(STATE, lambda path: path.write_text(json.dumps(self.state(module)), encoding="utf-8"))
+
     def save(self, trainer: lightning.Trainer, module: PretrainModule) -> None:
         """Writes a checkpoint in place of the last one, whole or not at all; every process takes part."""
         self._saved_at = time.monotonic()
@@ -183,12 +199,15 @@ class Watch(lightning.Callback):
                 (STATE, lambda path: path.write_text(json.dumps(self.state(module)), encoding="utf-8")),
                 (CHECKPOINT, trainer.save_checkpoint),
             ):
-                temporary = self.directory / f".{name}"
-                write(temporary)
-                with temporary.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                temporary.replace(self.directory / name)
+                self._write(name, write)
         self._saved_at = time.monotonic()
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        temporary = self.directory / f".{name}"
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(self.directory / name)
 
     def state(self, module: PretrainModule) -> dict[str, Any]:
         """Returns step, speed, health and accuracies as JSON values."""
@@ -203,6 +222,7 @@ class Watch(lightning.Callback):
             "health": asdict(last.health) if last else None,
             "terms": last.terms if last else None,
             "online": self.history.online,
+            "readout": asdict(self.history.readout) if self.history.readout else None,
             "baselines": {name: asdict(accuracy) for name, accuracy in self.history.baselines.items()},
         }
 

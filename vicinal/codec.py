@@ -228,7 +228,7 @@ def decode_value(message: types_pb2.Value) -> Scalar:
             return instant.ToDatetime(tzinfo=UTC)
         except (ValueError, OverflowError) as error:
             raise InvalidArgumentError(
-                f"time_value has {instant.seconds} seconds and {instant.nanos} nanoseconds, which is no instant; wanted "
+                f"time_value has {instant.seconds} seconds and {instant.nanos} nanoseconds, no instant; wanted "
                 "the years 1 to 9999 and 0 to 999,999,999 nanoseconds",
                 field="time_value",
             ) from error

@@ -103,6 +103,12 @@ class Encoder:
         """Name and options of the backbone."""
         return dict(self.manifest.body["architecture"])
 
+    def untrained(self) -> Backbone:
+        """Returns a new network like this encoder's, with random weights; its embedding is not read out."""
+        options = self.architecture
+        options.pop("readout", None)
+        return create(str(options.pop("name")), **options)
+
     def decode(self, content: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_CONTENT_BYTES) -> U8Array:
         """Decodes an image to what ``embed`` takes.
 
@@ -183,7 +189,7 @@ def save(
     Args:
         directory: where to; made if missing.
         model: made by ``backbones.create`` with that architecture.
-        architecture: ``{"name": ..., "channels": ..., "image_size": ...}``.
+        architecture: ``{"name": ..., "channels": ..., "image_size": ...}``, and ``readout`` where it has one.
         preprocessing: what is done to an image first.
         metric: how its embeddings are compared.
         metadata: JSON values to keep beside it: resolved config, corpus, metrics, health.

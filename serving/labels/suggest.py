@@ -25,7 +25,9 @@ _NEIGHBORS_OF_LABELLED = 50
 _LABELLED_LIMIT = 2_000
 _SAME = 0.9995
 """Cosine of centred embeddings above which two items show the same."""
-_NOTHING_LEFT = "nothing is left to suggest: every item is labelled, shows the same as a labelled one, or is filtered out"
+_NOTHING_LEFT = (
+    "nothing is left to suggest: every item is labelled, shows the same as a labelled one, or is filtered out"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

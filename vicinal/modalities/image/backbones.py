@@ -58,6 +58,44 @@ class Backbone(nn.Module):
         called = {module: name for name, module in self.named_modules()}
         self._stages = tuple(tuple(called[module] for module in stage) for stage in stages)
         self._frozen: tuple[str, ...] = ()
+        self.readout: nn.Linear | None = None
+
+    @property
+    def feature_dimension(self) -> int:
+        """Features of all stages that can be read out; 0 where the network has no such thing."""
+        return self.body.feature_dimension if isinstance(self.body, SmallResNet) else 0
+
+    def features(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns x_BF, the features of all stages, float32."""
+        assert isinstance(self.body, SmallResNet)
+        return self.body.features(x_BCHW)
+
+    def check_readout(self, dimension: int) -> None:
+        """Refuses a dimension that cannot be read out.
+
+        Raises:
+            InvalidArgumentError: the network has no features of all stages, or fewer.
+        """
+        if not 1 <= dimension <= self.feature_dimension:
+            able = f"wanted 1 to {self.feature_dimension}" if self.feature_dimension else "this encoder has no readout"
+            raise InvalidArgumentError(
+                f"dimension is {dimension}, {able}; leave it out, or 0 for the network's own embedding",
+                field="dimension",
+            )
+
+    def read_out(self, dimension: int) -> nn.Linear:
+        """Makes the embedding a linear map of the features of all stages, to be filled by its caller.
+
+        Args:
+            dimension: D from now on, 1 to ``feature_dimension``.
+
+        Raises:
+            InvalidArgumentError: the network has no such features, or fewer.
+        """
+        self.check_readout(dimension)
+        self.readout = nn.Linear(self.feature_dimension, dimension).requires_grad_(False)  # noqa: FBT003
+        self.dimension = dimension
+        return self.readout
 
     @property
     def stage_count(self) -> int:
@@ -106,6 +144,9 @@ class Backbone(nn.Module):
     @override
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Returns x_BD, of the floating type of the input (or of autocast)."""
+        if self.readout is not None:
+            read_BD: torch.Tensor = self.readout(self.features(x_BCHW))
+            return read_BD
         x_BD: torch.Tensor = self.body(x_BCHW)
         return x_BD.flatten(1)
 
@@ -115,7 +156,7 @@ def names() -> tuple[str, ...]:
     return (*_SMALL_EXAMPLES, "efficientnet-lite0", *TORCHVISION, "pixels")
 
 
-def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
+def create(name: str, *, channels: int = 3, image_size: int = 32, readout: int = 0) -> Backbone:
     """Makes a randomly initialised backbone.
 
     Args:
@@ -124,10 +165,18 @@ def create(name: str, *, channels: int = 3, image_size: int = 32) -> Backbone:
             ``efficientnet-lite0``, a torchvision name such as ``resnet50``, or ``pixels``, which only flattens.
         channels: channels of the images, 1 or 3.
         image_size: side of the images in pixels; matters to ``pixels`` and to vision transformers.
+        readout: dimension of the embedding that is read out of all stages; 0: as the network gives it.
 
     Raises:
-        InvalidArgumentError: no such backbone; the message suggests one.
+        InvalidArgumentError: no such backbone, with a suggestion; or it cannot be read out.
     """
+    backbone = _create(name, channels=channels, image_size=image_size)
+    if readout:
+        backbone.read_out(readout)
+    return backbone
+
+
+def _create(name: str, *, channels: int, image_size: int) -> Backbone:
     if name == "pixels":
         return Backbone(nn.Flatten(), dimension=channels * image_size * image_size)
     if match := _SMALL.match(name):

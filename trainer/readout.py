@@ -1,0 +1,117 @@
+"""The readout: the embedding as a linear map of all stages of the trained network, made without labels.
+
+The features of all stages are centred, turned to their principal axes and divided by a power of the standard
+deviations there, so that the few directions that most images share do not drown the others: "Negative evidences
+and co-occurrences in image retrieval: the benefit of PCA and whitening", Jegou and Chum, ECCV 2012. The
+covariance is shrunk as in "A well-conditioned estimator for large-dimensional covariance matrices", Ledoit and Wolf,
+Journal of Multivariate Analysis 88 (2004), eq. 14.
+
+Differs: a power below one, which keeps more of what few labels are learned from than full whitening does.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from trainer.config import PretrainConfig
+from trainer.monitor import chunk_of
+from trainer.start import Start
+from vicinal.modalities.image.backbones import Backbone
+from vicinal.types import F32Array, U8Array
+
+POWER = 0.4
+"""Of the standard deviations that the axes are divided by: 0 leaves them as they are, 1 whitens."""
+LEAST_IMAGES = 1_000
+"""With fewer, the embedding stays as the network gives it: their covariance says little."""
+_DIMENSION = 768
+_SAMPLE = 10_000
+_SMALLEST = 1e-7
+
+
+def dimension_for(config: PretrainConfig, backbone: Backbone, *, image_count: int, start: Start | None = None) -> int:
+    """Returns the dimension that is read out when training ends; 0: the embedding stays as the network gives it.
+
+    Args:
+        config: what was asked for.
+        backbone: the network.
+        image_count: images that it is trained on.
+        start: the weights that it begins with; what had a readout has one again.
+
+    Raises:
+        InvalidArgumentError: a dimension that the network does not have was asked for.
+    """
+    if config.dimension is not None:
+        if config.dimension:
+            backbone.check_readout(config.dimension)
+        return config.dimension
+    if start is not None:
+        return start.readout
+    if image_count < LEAST_IMAGES:
+        return 0
+    return min(_DIMENSION, backbone.feature_dimension)
+
+
+def fit_readout(
+    backbone: Backbone,
+    x_NCHW: U8Array,
+    normalize: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    dimension: int,
+    seed: int,
+    bfloat16: bool = False,
+) -> None:
+    """Makes the readout of a trained network from a sample of its images, in place.
+
+    Args:
+        backbone: the network, without a readout; left in the mode that it was in.
+        x_NCHW: images, uint8.
+        normalize: from images, uint8, to what the network takes.
+        dimension: D of the embedding from now on.
+        seed: of the sample.
+        bfloat16: whether to compute the features in bfloat16.
+    """
+    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:_SAMPLE])
+    place = next(backbone.parameters()).device
+    was_training, parts = backbone.training, []
+    backbone.eval()
+    with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=bfloat16):
+        step = chunk_of(x_NCHW.shape[-1])
+        for start in range(0, len(rows), step):
+            x_BCHW = normalize(torch.from_numpy(x_NCHW[rows[start : start + step]]).to(place))
+            parts.append(backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu())
+    backbone.train(was_training)
+    mean_F, weight_DF = half_whitening(torch.cat(parts).numpy(), dimension=dimension)
+    readout = backbone.read_out(dimension).to(place)
+    with torch.no_grad():
+        readout.weight.copy_(torch.from_numpy(weight_DF))
+        readout.bias.copy_(torch.from_numpy(-weight_DF @ mean_F))
+
+
+def half_whitening(x_NF: F32Array, *, dimension: int) -> tuple[F32Array, F32Array]:
+    """Returns mean_F and weight_DF, float32, so that weight_DF (x_F - mean_F) is the embedding of features x_F.
+
+    Args:
+        x_NF: features, float32, N at least 2.
+        dimension: D, the principal axes that are kept, at most F.
+    """
+    mean_F: F32Array = x_NF.mean(axis=0)
+    x = torch.from_numpy(x_NF - mean_F)
+    cov_FF = (x.t() @ x / len(x)).double()
+    feature_count = len(cov_FF)
+    level = float(cov_FF.trace()) / feature_count
+    # Ledoit and Wolf: how far the covariance is from a multiple of the identity, and how much of that is chance.
+    apart = float((cov_FF - level * torch.eye(feature_count, dtype=torch.float64)).square().sum())
+    chance = (float(x.square().sum(dim=1).double().square().mean()) - float(cov_FF.square().sum())) / len(x)
+    shrunk = min(max(chance / apart, 0.0), 1.0) if apart > 0 else 1.0
+    values_F, axes_FF = torch.linalg.eigh(cov_FF)
+    values_D = ((1 - shrunk) * values_F + shrunk * level).flip(0)[:dimension]
+    values_D = values_D.clamp(min=max(float(values_D[0]) * _SMALLEST, 1e-30))
+    axes_DF = axes_FF.flip(1)[:, :dimension].t()
+    # The sign of an axis is arbitrary: its largest component is positive, so that runs compare.
+    largest_D1 = axes_DF.abs().argmax(dim=1, keepdim=True)
+    axes_DF = axes_DF * axes_DF.gather(1, largest_D1).sign()
+    weight_DF = axes_DF * values_D.pow(-POWER / 2)[:, None]
+    # Of unit length on average, also where the metric does not divide by it.
+    weight_DF = weight_DF / values_D.pow(1 - POWER).sum().sqrt()
+    return mean_F, weight_DF.float().numpy()
