@@ -113,9 +113,20 @@ def _row(name: str) -> str:
     return str(int(re.sub(r"\D", "", name) or -1))
 
 
-def _efforts(bench: Bench, snapshot: Snapshot, recall: float) -> dict[str, int]:
+def _own_effort(snapshot: Snapshot, x_QD: np.ndarray, truth: list[set[str]], recall: float) -> int:
+    """Returns our least effort that reaches a recall on the very queries that choose the peers' efforts."""
+    count, effort = len(x_QD) // 4, 0
+    for effort in serve_peers.EFFORTS:
+        rows_QK = snapshot.search(x_QD[:count], neighbor_count=K, effort=effort).rows_QK.tolist()
+        hits = [len(truth[place] & {str(row) for row in rows}) for place, rows in enumerate(rows_QK)]
+        if float(np.mean(hits)) / K >= recall:
+            break
+    return effort
+
+
+def _efforts(bench: Bench, own: dict[float, int], recall: float) -> dict[str, int]:
     """Returns the least effort of each server that reaches a recall."""
-    found = {"vicinal": snapshot.effort_for(recall)}
+    found = {"vicinal": own[recall]}
     for name, running in bench.servers.items():
         if name == "vicinal":
             continue
@@ -138,7 +149,7 @@ def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -
             runs["native"] = partial(bench.native, name, callers=callers, effort=effort)
         if name == "vicinal" and last:
             for mode in ("stream", "batch"):
-                runs[mode] = partial(bench.load, name, callers=callers, mode=mode, effort=0)
+                runs[mode] = partial(bench.load, name, callers=callers, mode=mode, effort=effort)
         if name == "redis" and last:
             runs["pipeline"] = partial(bench.load, name, callers=callers, mode="pipeline", effort=effort)
         for mode, run in runs.items():
@@ -156,9 +167,9 @@ def _run(bench: Bench, name: str, mode: str, run: Callable[[], dict[str, Any]], 
         bench.results.setdefault(f"{name} {mode}", []).append(result)
 
 
-def _measure(bench: Bench, snapshot: Snapshot) -> None:
+def _measure(bench: Bench, own: dict[float, int]) -> None:
     for recall in bench.arguments.recalls:
-        efforts = _efforts(bench, snapshot, recall)
+        efforts = _efforts(bench, own, recall)
         for callers in bench.arguments.callers:
             bench.results = {}
             for _ in range(bench.arguments.rounds):
@@ -213,10 +224,11 @@ def main() -> None:
         store.activate(report.version)
         snapshot = stack.enter_context(Snapshot.open(store.path("snapshots", report.version)))
         exact = snapshot.exact(x_QD, neighbor_count=K)
-        np.save(place / "few.npy", x_QD[:500])
-        np.save(place / "truth.npy", exact.rows_QK[:500])
+        np.save(place / "few.npy", x_QD[: len(x_QD) // 4])
+        np.save(place / "truth.npy", exact.rows_QK[: len(x_QD) // 4])
         truth = [{str(row) for row in rows} for rows in exact.rows_QK.tolist()]
-        _alone(frame, snapshot, x_QD)
+        own = {recall: _own_effort(snapshot, x_QD, truth, recall) for recall in frame.arguments.recalls}
+        _alone(frame, snapshot, x_QD, own)
         _memory(frame, store, x_QD)
         _, address = stack.enter_context(server(store.root, frame.arguments.processes))
         servers = {"vicinal": Running(address=address)}
@@ -224,7 +236,7 @@ def main() -> None:
         program, why = serve_native.compiled(place)
         frame.peers["native client"] = why or "measured"
         operator = "<=>" if data.metric.value == "cosine" else "<->"
-        _measure(Bench(frame, place, servers, truth, program, operator), snapshot)
+        _measure(Bench(frame, place, servers, truth, program, operator), own)
     frame.finish()
 
 
@@ -234,10 +246,11 @@ def _memory(frame: Frame, store: Store, x_QD: np.ndarray) -> None:
     frame.add("memory of two workers to one", two / one, unit="fraction", goal="<= 1.3", note=f"{two:.0f} MiB")
 
 
-def _alone(frame: Frame, snapshot: Snapshot, x_QD: np.ndarray) -> None:
+def _alone(frame: Frame, snapshot: Snapshot, x_QD: np.ndarray, own: dict[float, int]) -> None:
     """Adds the limit: the search alone, one query after the other in one thread, and all at once."""
-    for recall in frame.arguments.recalls:
-        single = snapshot.single(K, effort=snapshot.effort_for(recall))
+    for recall, effort in own.items():
+        frame.peers[f"vicinal, recall {recall}"] = f"effort {effort}"
+        single = snapshot.single(K, effort=effort)
         if single is None:
             continue
         start = time.perf_counter()
@@ -247,7 +260,7 @@ def _alone(frame: Frame, snapshot: Snapshot, x_QD: np.ndarray) -> None:
         rate = len(x_QD) / (time.perf_counter() - start)
         frame.add(f"the search alone, one thread, recall {recall:g}", rate, unit="1/s", note="one after the other")
     start = time.perf_counter()
-    snapshot.search(x_QD, neighbor_count=K)
+    snapshot.search(x_QD, neighbor_count=K, effort=own[frame.arguments.recalls[-1]])
     frame.add("the index in process, one batch", len(x_QD) / (time.perf_counter() - start), unit="1/s")
 
 

@@ -8,12 +8,14 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from trainer import evaluate as evaluation
 from trainer import readout
 from trainer.config import BudgetConfig, PretrainConfig
 from trainer.export import export, find_run
 from trainer.onnx import TOLERANCE, export_onnx
 from trainer.pretrain import pretrain, resume
 from trainer.readout import POWER, dimension_for, fit_readout, half_whitening
+from trainer.splits import EvaluationConfig, Split
 from trainer.start import find
 from trainer.watch import READOUT
 from vicinal.cli import cli
@@ -118,6 +120,25 @@ def test_a_readout_that_the_network_cannot_have_is_damage(tmp_path: Path) -> Non
         Encoder.load(tmp_path / "e", device="cpu")
 
 
+def test_the_random_row_of_an_evaluation_is_read_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(
+        evaluation,
+        "fit_readout",
+        lambda *args, **kwargs: (made.append(kwargs["dimension"]), fit_readout(*args, **kwargs)),
+    )
+    backbone = create(TINY, image_size=16)
+    fit_readout(backbone, images(64), normalize, dimension=24, seed=0)
+    size = Preprocessing(channels=3, height=16, width=16)
+    architecture = {"name": TINY, "channels": 3, "image_size": 16, "readout": 24}
+    save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=Metric.L2, metadata={})
+    split = Split(x_NCHW=images(40), y_N=np.arange(40) % 2)
+    config = EvaluationConfig(shots=(2,), draws=1, scratch_draws=1)
+    found = evaluation.evaluate(Encoder.load(tmp_path / "e", device="cpu"), split, split, config)
+    assert set(found["knn"]) == {"encoder", "random", "pixels"}
+    assert made == [24]
+
+
 @pytest.mark.parametrize(
     ("given", "count", "wanted"),
     [({}, 1000, 576), ({}, 999, 0), ({"dimension": 0}, 5000, 0), ({"dimension": 100}, 10, 100)],
@@ -157,6 +178,7 @@ def test_a_run_reads_out_and_training_goes_on_from_it(
     assert encoder.dimension == 576
     assert encoder.architecture["readout"] == 576
     assert result.state["readout"].keys() == {"knn", "linear"}
+    assert set(result.state["baselines"]) == {"pixels", "random", "random_readout"}
     # What training goes on from is the network, which gets a readout of its own.
     start = find("latest", encoder="auto", store=store)
     assert not [name for name in start.tensors if "readout" in name]
