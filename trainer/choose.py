@@ -4,7 +4,7 @@ import torch
 
 from trainer.config import BudgetConfig
 
-_SHORT_MINUTES, _LONG_MINUTES = 8.0, 30.0
+_SHORT_MINUTES, _LONG_MINUTES = 20.0, 30.0
 
 
 def encoder_for(*, image_size: int, device: torch.device, budget: BudgetConfig) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from trainer.config import PretrainConfig
 from trainer.device import prefers_bfloat16
 from vicinal.types import U8Array
 
-_BATCH, _FEW, _ROUNDS = 64, 8, 2
+_BATCH, _FEW, _ROUNDS = 64, 8, 5
 _SLOW_S = 1.0
 _WORTH = 1.1
 _READING_SHARE = 0.02
@@ -111,7 +111,7 @@ class _Search:
             threads=config.threads or threads,
         )
         self._batch = max(2, min(_BATCH, _BATCH if most_images is None else most_images))
-        self._speeds: dict[_Setting, float] = {}
+        self._passes: dict[_Setting, _Passes] = {}
 
     def result(self) -> ProbeResult:
         config = self._config
@@ -123,30 +123,39 @@ class _Search:
             self._try(replace(self._best, threads=self._best.threads // 2))
         workers, share = config.workers, None
         if workers is None:
-            share = self._reading_s() * self._speed(self._best) / min(config.batch, len(self._x_NCHW))
+            speed = self._measured(self._best)[0].images_per_second
+            share = self._reading_s() * speed / min(config.batch, len(self._x_NCHW))
             workers = int(share > _READING_SHARE)
         return ProbeResult(
             bfloat16=self._best.bfloat16,
             channels_last=self._best.channels_last,
             threads=self._best.threads,
             workers=workers,
-            images_per_second={setting.text(): speed for setting, speed in self._speeds.items()},
+            images_per_second={setting.text(): one.images_per_second for setting, one in self._passes.items()},
             reading_share=share,
         )
 
     def _try(self, setting: _Setting) -> None:
-        if self._speed(setting) > _WORTH * self._speed(self._best):
+        best, other = self._measured(self._best, setting)
+        if other.images_per_second > _WORTH * best.images_per_second:
             self._best = setting
 
-    def _speed(self, setting: _Setting) -> float:
-        if setting not in self._speeds:
-            shape = self._x_NCHW.shape[1:]
-            if not self._speeds and self._batch > _FEW:
-                # Large images: a few of them are enough, and a second is not to become a minute.
-                few = _speed(self._backbone, setting, shape=(_FEW, *shape), rounds=1)
-                self._batch = self._batch if self._batch / few < _SLOW_S else _FEW
-            self._speeds[setting] = _speed(self._backbone, setting, shape=(self._batch, *shape), rounds=_ROUNDS + 1)
-        return self._speeds[setting]
+    def _measured(self, *settings: _Setting) -> "list[_Passes]":
+        """Returns the passes of settings, measured in turn: a noisy moment decides nothing."""
+        if not self._passes and self._batch > _FEW:
+            # Large images: a few of them are enough, and a second is not to become a minute.
+            few = _Passes(self._backbone, settings[0], shape=(_FEW, *self._x_NCHW.shape[1:]))
+            few.run()
+            self._batch = self._batch if self._batch / few.images_per_second < _SLOW_S else _FEW
+        shape = (self._batch, *self._x_NCHW.shape[1:])
+        for setting in settings:
+            if setting not in self._passes:
+                self._passes[setting] = _Passes(self._backbone, setting, shape=shape)
+        found = [self._passes[setting] for setting in settings]
+        for _ in range(_ROUNDS):
+            for one in found:
+                one.run()
+        return found
 
     def _reading_s(self) -> float:
         size = min(self._config.batch, len(self._x_NCHW))
@@ -166,19 +175,35 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _speed(backbone: nn.Module, setting: _Setting, *, shape: tuple[int, ...], rounds: int) -> float:
-    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-    model = copy.deepcopy(backbone).train().to(memory_format=layout)
-    x_BCHW = torch.zeros(*shape).contiguous(memory_format=layout)
-    best = float("inf")
-    with _threads(setting.threads):
-        for _ in range(rounds):
+class _Passes:
+    """Forward and backward passes in one setting; the quickest counts.
+
+    Args:
+        backbone: a copy of it is used.
+        setting: the setting.
+        shape: of a batch.
+    """
+
+    def __init__(self, backbone: nn.Module, setting: _Setting, *, shape: tuple[int, ...]) -> None:
+        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self._setting = setting
+        self._model = copy.deepcopy(backbone).train().to(memory_format=layout)
+        self._x_BCHW = torch.zeros(*shape).contiguous(memory_format=layout)
+        self._seconds = float("inf")
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of the quickest pass a second."""
+        return len(self._x_BCHW) / self._seconds
+
+    def run(self) -> None:
+        """Makes one pass, unless one is known to take seconds."""
+        if _SLOW_S < self._seconds < float("inf"):
+            return
+        with _threads(self._setting.threads):
             started = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=setting.bfloat16):
-                y_BD = model(x_BCHW)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._setting.bfloat16):
+                y_BD = self._model(self._x_BCHW)
             if y_BD.requires_grad:
                 y_BD.float().square().mean().backward()
-            best = min(best, time.perf_counter() - started)
-            if best > _SLOW_S:
-                break
-    return len(x_BCHW) / best
+            self._seconds = min(self._seconds, time.perf_counter() - started)
