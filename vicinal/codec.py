@@ -220,19 +220,13 @@ def decode_value(message: types_pb2.Value) -> Scalar:
         InvalidArgumentError: an instant that is none: before the year 1, after 9999, or with nanoseconds out of range.
     """
     kind = message.WhichOneof("kind")
-    if kind is None:
-        return None
     if kind == "time_value":
-        instant = message.time_value
         try:
-            return instant.ToDatetime(tzinfo=UTC)
+            return message.time_value.ToDatetime(tzinfo=UTC)
         except (ValueError, OverflowError) as error:
-            raise InvalidArgumentError(
-                f"time_value has {instant.seconds} seconds and {instant.nanos} nanoseconds, no instant; wanted "
-                "the years 1 to 9999 and 0 to 999,999,999 nanoseconds",
-                field="time_value",
-            ) from error
-    value: Scalar = getattr(message, kind)
+            got = f"{message.time_value.seconds} s and {message.time_value.nanos} ns"
+            raise InvalidArgumentError(f"{got} is no instant of the years 1 to 9999", field="time_value") from error
+    value: Scalar = getattr(message, kind) if kind else None
     return value
 
 
@@ -255,16 +249,14 @@ def encode_status(error: VicinalError) -> bytes:
     retry_after_ms = metadata.pop(RETRY_AFTER_KEY, "")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata))
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field[:_MAX_VALUE], description=error.message[:_MAX_VALUE]
-        )
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=error.field[:_MAX_VALUE], description=error.message[:_MAX_VALUE])
+        status.details.add().Pack(bad)
     if retry_after_ms:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(retry_after_ms))
         status.details.add().Pack(retry)
-    raw: bytes = status.SerializeToString()
-    return raw
+    return bytes(status.SerializeToString())
 
 
 def decode_status(code: int, details: str, trailing: Iterable[tuple[str, str | bytes]]) -> VicinalError:
@@ -287,8 +279,7 @@ def decode_status(code: int, details: str, trailing: Iterable[tuple[str, str | b
 
 
 def _from_status(status: status_pb2.Status) -> VicinalError:
-    reason, field = "", ""
-    metadata: dict[str, str] = {}
+    reason, field, metadata = "", "", dict[str, str]()
     for detail in status.details:
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(info):
