@@ -1,6 +1,7 @@
 """The readout: principal axes of the features of all stages, held to numpy, and what a run makes of it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,11 +123,12 @@ def test_a_readout_that_the_network_cannot_have_is_damage(tmp_path: Path) -> Non
 
 def test_the_random_row_of_an_evaluation_is_read_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    monkeypatch.setattr(
-        evaluation,
-        "fit_readout",
-        lambda *args, **kwargs: (made.append(kwargs["dimension"]), fit_readout(*args, **kwargs)),
-    )
+
+    def counted(*args: Any, **kwargs: Any) -> None:
+        made.append(kwargs["dimension"])
+        fit_readout(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "fit_readout", counted)
     backbone = create(TINY, image_size=16)
     fit_readout(backbone, images(64), normalize, dimension=24, seed=0)
     size = Preprocessing(channels=3, height=16, width=16)
