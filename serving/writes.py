@@ -48,7 +48,8 @@ class Writer:
             The number of items that it changed, and a generation that holds it.
 
         Raises:
-            FingerprintMismatchError: a snapshot of another space is served now.
+            FingerprintMismatchError: a snapshot of another space is served now; beside the one before the change may
+                have been made.
             StorageError: the disk is full; nothing has changed.
             DeadlineExceededError: the deadline has passed; nothing has changed.
         """

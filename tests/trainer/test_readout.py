@@ -94,7 +94,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
     np.testing.assert_allclose(y_BD.detach().numpy(), (features_BF.detach().numpy() - mean_F) @ weight_DF.T, atol=1e-4)
 
 
-@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
 def test_an_encoder_keeps_its_readout_in_its_files_and_in_onnx(tmp_path: Path, metric: Metric) -> None:
     backbone = create(TINY, image_size=28)
     fit_readout(backbone, images(64, size=28), normalize, dimension=24, seed=0)
