@@ -145,8 +145,8 @@ def test_the_random_row_of_an_evaluation_is_read_out_too(tmp_path: Path, monkeyp
     ("given", "count", "wanted"),
     [({}, 1000, 576), ({}, 999, 0), ({"dimension": 0}, 5000, 0), ({"dimension": 100}, 10, 100)],
 )
-def test_the_dimension_follows_from_network_and_images(given: dict[str, object], count: int, wanted: int) -> None:
-    config = PretrainConfig(budget=BudgetConfig(steps=1), **given)  # type: ignore[arg-type]
+def test_the_dimension_follows_from_network_and_images(given: dict[str, Any], count: int, wanted: int) -> None:
+    config = PretrainConfig(budget=BudgetConfig(steps=1), **given)
     assert dimension_for(config, create(TINY), image_count=count) == wanted
     assert dimension_for(PretrainConfig(budget=BudgetConfig(steps=1)), create("resnet18"), image_count=5000) == 0
 

@@ -93,7 +93,7 @@ class Backbone(nn.Module):
             InvalidArgumentError: the network has no such features, or fewer.
         """
         self.check_readout(dimension)
-        self.readout = nn.Linear(self.feature_dimension, dimension).requires_grad_(False)  # noqa: FBT003
+        self.readout = nn.Linear(self.feature_dimension, dimension).requires_grad_(requires_grad=False)
         self.dimension = dimension
         return self.readout
 
