@@ -88,8 +88,13 @@ class Bench:
         words = [self.python(name), "-m", "benchmarks.serve_load", "--peer", name, "--address", running.address]
         words += ["--queries", str(self.queries), "--callers", str(callers), "--mode", mode]
         words += ["--seconds", str(self.arguments.seconds), "--effort", str(effort), "--neighbors", str(K)]
-        done = subprocess.run([*running.prefix, *words], cwd=ROOT, check=True, capture_output=True, text=True)
-        result: dict[str, Any] = json.loads(done.stdout)
+        # The peers' callers may run as nobody, like their server.
+        with tempfile.TemporaryDirectory(dir=self.place) as folder:
+            Path(folder).chmod(0o777)
+            output = Path(folder, "result.json")
+            words += ["--output", str(output)]
+            subprocess.run([*running.prefix, *words], cwd=ROOT, check=True, capture_output=True, text=True)
+            result: dict[str, Any] = json.loads(output.read_text())
         return result
 
     def native(self, name: str, *, callers: int, effort: int) -> dict[str, Any]:

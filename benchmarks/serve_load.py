@@ -1,4 +1,4 @@
-"""Callers of a server, in a process of their own: python -m benchmarks.serve_load --help. Writes one JSON object.
+"""Callers of a server, in a process of their own: python -m benchmarks.serve_load --help. Writes one JSON file.
 
 Every caller asks one query after the other, from its own place in the queries; the clock starts when
 all are connected and warm.
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--mode", default="unary", choices=["unary", "stream", "batch", "pipeline"])
     parser.add_argument("--address", required=True)
     parser.add_argument("--queries", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="file of the result, JSON")
     parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--neighbors", type=int, default=10)
@@ -40,7 +41,9 @@ def main() -> None:
         from serving.worker import install_event_loop
 
         install_event_loop()
-    print(json.dumps(asyncio.run(_vicinal(arguments, x_QD)) if ours else _threads(arguments, x_QD)))
+    result = asyncio.run(_vicinal(arguments, x_QD)) if ours else _threads(arguments, x_QD)
+    # Not on the standard output: the peers' clients write there too, and may end the process before it is drained.
+    arguments.output.write_text(json.dumps(result))
 
 
 class _Callers:
