@@ -74,7 +74,7 @@ class FastPath:
         self._token_tail = f'"snapshot":"{self._name}","what":"search"}}'
 
     def search(self, request: pb.SearchRequest) -> bytes:
-        """Answers Search for a request that ``is_plain``.
+        """Answers Search for a request that ``is_nearly_plain``.
 
         Args:
             request: the message.
@@ -85,14 +85,14 @@ class FastPath:
         Raises:
             VicinalError: as the general path raises it.
         """
-        count = self._count(request.options, 1)
+        count, effort = self._count(request.options, 1), self._effort(request.options)
         x_QD, own_row = self._vector(request.query)
-        found = self._snapshot.search(x_QD, neighbor_count=count + (own_row >= 0))
+        found = self._snapshot.search(x_QD, neighbor_count=count + (own_row >= 0), effort=effort)
         rows_K, scores_K = found.rows_QK[0, : found.counts_Q[0]], found.scores_QK[0, : found.counts_Q[0]]
         if own_row >= 0:
             kept_K = np.flatnonzero(rows_K != own_row)[:count]
             rows_K, scores_K = rows_K[kept_K], scores_K[kept_K]
-        return self._reply(rows_K, scores_K, count, self._plan(count, self._snapshot.default_effort))
+        return self._reply(rows_K, scores_K, count, self._plan(count, effort))
 
     def answer(self, raw: bytes) -> bytes | None:
         """Answers a serialized SearchRequest that is like one before but for its vector; in one thread alone.
@@ -123,8 +123,7 @@ class FastPath:
         try:
             request = pb.SearchRequest.FromString(raw)
             vector, options = request.query.vector, request.options
-            more = {field.name for field, _ in options.ListFields()} - _NEARLY_PLAIN
-            if request.snapshot or not vector.packed or more:
+            if request.snapshot or not vector.packed or not is_nearly_plain(options):
                 return None
             x_QD, _ = self._vector(request.query)
             count, effort = self._count(options, 1), self._effort(options)
@@ -166,7 +165,7 @@ class FastPath:
 
         Args:
             queries: vectors.
-            options: plain options.
+            options: nearly plain options.
 
         Returns:
             A serialized SearchResponse for each.
@@ -174,11 +173,11 @@ class FastPath:
         Raises:
             VicinalError: one of them is wrong; ask for each alone to learn which.
         """
-        neighbor_count = self._count(options, len(queries))
+        neighbor_count, effort = self._count(options, len(queries)), self._effort(options)
         x_QD = np.concatenate([self._vector(query)[0] for query in queries])
-        found = self._snapshot.search(x_QD, neighbor_count=neighbor_count)
+        found = self._snapshot.search(x_QD, neighbor_count=neighbor_count, effort=effort)
         rows_QK, scores_QK, counts = found.rows_QK, found.scores_QK, found.counts_Q.tolist()
-        plan = self._plan(neighbor_count, self._snapshot.default_effort)
+        plan = self._plan(neighbor_count, effort)
         return [
             self._reply(rows_QK[place, :count], scores_QK[place, :count], neighbor_count, plan)
             for place, count in enumerate(counts)
@@ -191,12 +190,13 @@ class FastPath:
             return reply
         return reply + self._token(len(rows_K), int(rows_K[-1]), float(scores_K[-1]))
 
-    def batch(self, found: Neighbors, *, neighbor_count: int) -> bytes:
+    def batch(self, found: Neighbors, *, neighbor_count: int, effort: int) -> bytes:
         """Encodes BatchSearch for vectors that were all right.
 
         Args:
             found: the neighbors.
             neighbor_count: neighbors that were asked for.
+            effort: with which they were searched.
 
         Returns:
             The serialized BatchSearchResponse.
@@ -212,24 +212,24 @@ class FastPath:
             )
             result = length_bytes(len(neighbors))
             reply += (b"\n", length_bytes(len(neighbors) + len(result) + 1), b"\n", result, neighbors)
-        return b"".join((*reply, self._ref, self._plan(neighbor_count, self._snapshot.default_effort)))
+        return b"".join((*reply, self._ref, self._plan(neighbor_count, effort)))
 
-    def vectors(self, x_QD: F32Array, message: types_pb2.SearchOptions) -> tuple[Neighbors, int]:
-        """Searches for a batch of vectors with plain options.
+    def vectors(self, x_QD: F32Array, message: types_pb2.SearchOptions) -> tuple[Neighbors, int, int]:
+        """Searches for a batch of vectors with nearly plain options.
 
         Args:
             x_QD: float32, shape (Q, D).
             message: the options.
 
         Returns:
-            The neighbors, and how many were asked for.
+            The neighbors, how many were asked for, and the effort.
 
         Raises:
             InvalidVectorError: a vector is wrong; the general path says which.
-            InvalidArgumentError: neighbor_count is out of range.
+            InvalidArgumentError: an option is out of range.
         """
-        count = self._count(message, len(x_QD))
-        return self._snapshot.search(x_QD, neighbor_count=count), count
+        count, effort = self._count(message, len(x_QD)), self._effort(message)
+        return self._snapshot.search(x_QD, neighbor_count=count, effort=effort), count, effort
 
     def _count(self, options: types_pb2.SearchOptions, query_count: int) -> int:
         count = options.neighbor_count if options.HasField("neighbor_count") else _DEFAULT_COUNT
@@ -298,3 +298,8 @@ def is_plain(options: types_pb2.SearchOptions) -> bool:
     """Returns whether options say nothing but how many neighbors are wanted."""
     fields = options.ListFields()
     return not fields or (len(fields) == 1 and fields[0][0].number == 1)
+
+
+def is_nearly_plain(options: types_pb2.SearchOptions) -> bool:
+    """Returns whether options say nothing but how many neighbors are wanted, and how hard to search for them."""
+    return is_plain(options) or _NEARLY_PLAIN.issuperset(field.name for field, _ in options.ListFields())

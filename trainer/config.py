@@ -8,6 +8,14 @@ from vicinal.errors import InvalidConfigError
 _BATCH = 256
 
 
+def _within(section: str, values: dict[str, float], *, low: float, high: float) -> None:
+    for name, value in values.items():
+        # Not a number is in no range.
+        if not low <= value <= high:
+            field_name = f"{section}.{name}"
+            raise InvalidConfigError(f"{field_name} is {value:g}, wanted {low:g} to {high:g}", field=field_name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConfig:
     """How long to train; exactly one is set."""
@@ -65,6 +73,25 @@ class ViewConfig:
     solarize: tuple[float, ...] = (0.0,)
     """Probability of solarisation above one half; one for all views or one for each."""
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be drawn."""
+        _within("views", {"count": self.count}, low=1, high=64)
+        _within("views", {"local_count": self.local_count}, low=0, high=64)
+        single = ("flip", "vertical_flip", "jitter", "brightness", "contrast", "saturation", "gray", "local_ratio")
+        _within("views", {name: getattr(self, name) for name in single}, low=0, high=1)
+        _within("views", {"hue": self.hue}, low=0, high=0.5)
+        for name in ("blur", "solarize"):
+            values = getattr(self, name)
+            if not values:
+                raise InvalidConfigError(f"views.{name} is empty, wanted a number, or one for each view", field=name)
+            for value in values:
+                _within("views", {name: value}, low=0, high=1)
+        for name, most in (("crop_scale", 1.0), ("local_scale", 1.0), ("crop_ratio", 100.0), ("blur_sigma", 100.0)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                wanted = f"two numbers above 0 and at most {most:g}, the smaller first"
+                raise InvalidConfigError(f"views.{name} is {low:g}, {high:g}, wanted {wanted}", field=f"views.{name}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
@@ -90,6 +117,13 @@ class OptimizerConfig:
     """Rate at the end, as a fraction of the peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot train."""
+        _within("optimizer", {"lr": self.lr, "adam_lr": self.adam_lr}, low=1e-8, high=100)
+        _within("optimizer", {"iterations": self.iterations}, low=1, high=20)
+        _within("optimizer", {"momentum": self.momentum, "warmup": self.warmup}, low=0, high=0.9999)
+        _within("optimizer", {"weight_decay": self.weight_decay, "final": self.final}, low=0, high=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,8 @@ class Method(nn.Module, abc.ABC):
     """A frozen dataclass of options with defaults."""
     views: ClassVar[ViewConfig] = ViewConfig()
     """The views that suit it."""
+    any_views: ClassVar[bool] = False
+    """Whether it takes any number of full views from 2 on, and of smaller ones; else as many as ``views`` has."""
     gray_views: ClassVar[dict[str, Any]] = {
         "crop_scale": (0.4, 1.0),
         "jitter": 1.0,
@@ -124,7 +126,7 @@ class Method(nn.Module, abc.ABC):
 
 
 class JointMethod(Method):
-    """A method that passes all views of full size through backbone and projector, and compares.
+    """A method that passes all views through backbone and projector, and compares.
 
     Subclasses set ``self.projector`` and define ``loss``.
     """
@@ -133,18 +135,15 @@ class JointMethod(Method):
 
     @abc.abstractmethod
     def loss(self, z_VBD: torch.Tensor) -> LossTerms:
-        """Returns the loss of the projections of this process's views, float32."""
+        """Returns the loss of the projections of this process's views, full ones first, float32."""
 
     @override
     def step(self, backbone: nn.Module, views: Views) -> StepOutput:
         """Returns the loss of a batch, with gradients to the backbone and to itself."""
-        count = len(views.full)
-        y_MD = backbone(torch.cat(views.full))
-        z_MD = self.projector(y_MD)
-        y_VBD = y_MD.detach().float().unflatten(0, (count, -1))
+        y_VBD, z_VBD = forward_views(backbone, self.projector, views)
         # Losses are computed in float32: a softmax over similarities does not survive bfloat16.
-        with torch.autocast(z_MD.device.type, enabled=False):
-            loss = self.loss(z_MD.float().unflatten(0, (count, -1)))
+        with torch.autocast(z_VBD.device.type, enabled=False):
+            loss = self.loss(z_VBD.float())
         return StepOutput(loss=loss, embeddings=(y_VBD[0], y_VBD[1]))
 
 

@@ -15,7 +15,9 @@ from trainer.data import Sampler
 from trainer.module import Plan, PretrainModule
 from trainer.start import Start
 from trainer.views import ViewMaker
+from vicinal import plugins
 from vicinal.config import from_mapping, to_mapping
+from vicinal.errors import InvalidConfigError
 from vicinal.modalities.image import Preprocessing
 from vicinal.modalities.image.backbones import create
 
@@ -50,6 +52,7 @@ def resolve(
     channels, side, small = _shape(config, corpus, start, device)
     gray = channels == 1
     views = _merged(ViewConfig, cls.views, (cls.gray_views if gray else {}) | config.views, section="views")
+    _check_views(config.method, cls, views)
     config = replace(
         config,
         channels=channels,
@@ -66,6 +69,19 @@ def resolve(
         return config, small
     name, why = encoder_for(image_size=side, device=device, budget=config.budget)
     return replace(config, encoder=name), f"{small}; chose {name}: {why}"
+
+
+def _check_views(name: str, cls: type[methods.Method], views: ViewConfig) -> None:
+    got, own = ((each.count, each.local_count) for each in (views, cls.views))
+    if cls.any_views and views.count < 2:
+        raise InvalidConfigError(f"views.count is {views.count}, wanted 2 or more for {name}", field="views.count")
+    if not cls.any_views and got != own:
+        able = ", ".join(each for each in plugins.names(methods.FAMILY) if methods.load(each).any_views)
+        raise InvalidConfigError(
+            f"views.count is {got[0]} and views.local_count {got[1]}, but {name} compares {own[0]} full views"
+            f" and {own[1]} smaller ones; {able} take other numbers",
+            field="views.count",
+        )
 
 
 def _shape(config: PretrainConfig, corpus: str, start: Start | None, device: torch.device) -> tuple[int, int, str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from serving.context import Call, ServingContext
 from serving.dispatch import SearchDispatcher
-from serving.fast import FastPath, is_plain
+from serving.fast import FastPath, is_nearly_plain, is_plain
 from serving.generation import Generation
 from serving.images import ImageEmbedder
 from serving.options import decode_page
@@ -142,16 +142,16 @@ class SearchServicer:
     ) -> pb.BatchSearchResponse | bytes:
         vectors, count = request.vectors, len(request.queries)
         own = vectors.fingerprint in {"", generation.ref.fingerprint}
-        if request.HasField("vectors") and own and not count and is_plain(request.options):
+        if request.HasField("vectors") and own and not count and is_nearly_plain(request.options):
             x_QD = decode_vectors(vectors)
             if 1 <= len(x_QD) <= self._context.config.limits.max_batch_queries:
                 with contextlib.suppress(InvalidVectorError, DimensionMismatchError):
                     fast = self._fast_of(generation)
                     take_free_cores(self._context.place.board)
                     with call.part("search"):
-                        found, wanted = fast.vectors(x_QD, request.options)
+                        found, wanted, effort = fast.vectors(x_QD, request.options)
                     call.check()
-                    return fast.batch(found, neighbor_count=wanted)
+                    return fast.batch(found, neighbor_count=wanted, effort=effort)
         # The general path: queries of other forms, further options, and an error for each wrong vector.
         return self._searcher.batch(generation, request, call)
 

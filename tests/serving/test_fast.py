@@ -8,7 +8,7 @@ import pytest
 
 from serving.config import LimitsConfig
 from serving.context import Call
-from serving.fast import FastPath, is_plain
+from serving.fast import FastPath, is_nearly_plain, is_plain
 from serving.generation import open_generation
 from serving.queries import Queries
 from serving.search import Searcher
@@ -23,6 +23,12 @@ from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
 
 LIMITS = LimitsConfig()
+EFFORTS = [
+    types_pb2.SearchOptions(neighbor_count=7, effort=12),
+    types_pb2.SearchOptions(effort=300),
+    types_pb2.SearchOptions(neighbor_count=7, target_recall=0.9),
+    types_pb2.SearchOptions(target_recall=1.0),
+]
 
 
 def call() -> Call:
@@ -49,6 +55,7 @@ def requests() -> list[pb.SearchRequest]:
     counts = [
         types_pb2.SearchOptions(),
         *(types_pb2.SearchOptions(neighbor_count=count) for count in (1, 7, 100, 600, 9999)),
+        *EFFORTS,
     ]
     return [pb.SearchRequest(query=query, options=options) for query in (*vectors, *values) for options in counts]
 
@@ -56,7 +63,8 @@ def requests() -> list[pb.SearchRequest]:
 def test_search_is_byte_for_byte_the_general_reply(pair: tuple[FastPath, Searcher, object]) -> None:
     fast, general, generation = pair
     for request in requests():
-        assert is_plain(request.options)
+        assert is_nearly_plain(request.options)
+        assert is_plain(request.options) == (request.options not in EFFORTS)
         wanted = general.search(generation, request, call())  # type: ignore[arg-type]
         assert fast.search(request) == wanted.SerializeToString()
 
@@ -78,20 +86,22 @@ def test_search_by_item_is_the_general_reply(pair: tuple[FastPath, Searcher, obj
 
 def test_batches_are_byte_for_byte_the_general_reply(pair: tuple[FastPath, Searcher, object]) -> None:
     fast, general, generation = pair
-    for count in (1, 10, 600, 1000):
+    counts = [types_pb2.SearchOptions(neighbor_count=count) for count in (1, 10, 600, 1000)]
+    for options in (*counts, *EFFORTS):
         x_QD = make_vectors(30, seed=8)
-        request = pb.BatchSearchRequest(
-            vectors=encode_vectors(x_QD), options=types_pb2.SearchOptions(neighbor_count=count)
-        )
-        found, wanted_count = fast.vectors(x_QD, request.options)
+        request = pb.BatchSearchRequest(vectors=encode_vectors(x_QD), options=options)
+        found, wanted_count, effort = fast.vectors(x_QD, request.options)
         wanted = general.batch(generation, request, call())  # type: ignore[arg-type]
-        assert fast.batch(found, neighbor_count=wanted_count) == wanted.SerializeToString()
+        assert fast.batch(found, neighbor_count=wanted_count, effort=effort) == wanted.SerializeToString()
 
 
-def test_many_at_once_are_byte_for_byte_those_alone(pair: tuple[FastPath, Searcher, object]) -> None:
+@pytest.mark.parametrize("effort", [None, 40])
+def test_many_at_once_are_byte_for_byte_those_alone(
+    pair: tuple[FastPath, Searcher, object], effort: int | None
+) -> None:
     fast, _, _ = pair
     queries = [types_pb2.Query(vector=encode_vector(x_D)) for x_D in make_vectors(20, seed=4)]
-    options = types_pb2.SearchOptions(neighbor_count=5)
+    options = types_pb2.SearchOptions(neighbor_count=5, effort=effort)
     alone = [pb.SearchResponse.FromString(fast.search(pb.SearchRequest(query=q, options=options))) for q in queries]
     together = [pb.SearchResponse.FromString(reply) for reply in fast.many(queries, options=options)]
     for one, other in zip(together, alone, strict=True):
@@ -117,6 +127,17 @@ def test_errors_are_those_of_the_general_path(pair: tuple[FastPath, Searcher, ob
             fast.search(request)
         with pytest.raises(cls):
             general.search(generation, request, call())  # type: ignore[arg-type]
+    for options in (
+        types_pb2.SearchOptions(effort=0),
+        types_pb2.SearchOptions(target_recall=1.5),
+        types_pb2.SearchOptions(effort=10, target_recall=0.9),
+    ):
+        request = pb.SearchRequest(query=types_pb2.Query(vector=vector), options=options)
+        with pytest.raises(InvalidArgumentError) as fast_error:
+            fast.search(request)
+        with pytest.raises(InvalidArgumentError) as general_error:
+            general.search(generation, request, call())  # type: ignore[arg-type]
+        assert str(fast_error.value) == str(general_error.value)
     with pytest.raises(InvalidArgumentError, match="in one reply"):
         fast.vectors(make_vectors(1000), types_pb2.SearchOptions(neighbor_count=9999))
 

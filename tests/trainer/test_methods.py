@@ -61,19 +61,25 @@ def test_simclr_is_lightlys_nt_xent(temperature):
     same(ours.total, NTXentLoss(temperature=temperature)(z_VBD[0], z_VBD[1]), z_VBD)
 
 
-def test_decoupled_simclr_is_the_papers_formula():
-    z_VBD = projections(batch=6)
+@pytest.mark.parametrize(("count", "decoupled"), [(2, True), (3, True), (4, True), (3, False)])
+def test_simclr_is_the_papers_formula_for_every_pair_of_views(count, decoupled):
+    z_VBD = projections(count=count, batch=6)
     temperature = 0.2
     u = functional.normalize(z_VBD, dim=2)
-    batch = u.shape[1]
+    everyone = [(v, j) for v in range(count) for j in range(u.shape[1])]
     losses = []
-    for k in range(2):
-        for i in range(batch):
-            positive = (u[k, i] @ u[1 - k, i]) / temperature
-            negatives = [(u[k, i] @ u[v, j]) / temperature for v in range(2) for j in range(batch) if j != i]
-            losses.append(-positive + torch.stack(negatives).exp().sum().log())
-    ours = simclr.contrastive(z_VBD, temperature=temperature, decoupled=True)
+    for k, i in everyone:
+        left_out = [(v, j) for v, j in everyone if (j == i if decoupled else (v, j) == (k, i))]
+        spread = [(u[k, i] @ u[v, j]) / temperature for v, j in everyone if (v, j) not in left_out]
+        positives = [(u[k, i] @ u[v, i]) / temperature for v in range(count) if v != k]
+        losses += [torch.stack(spread).exp().sum().log() - positive for positive in positives]
+    ours = simclr.contrastive(z_VBD, temperature=temperature, decoupled=decoupled)
     same(ours.total, torch.stack(losses).mean(), z_VBD)
+
+
+def test_decoupled_simclr_is_lightlys():
+    z_VBD, temperature = projections(batch=6), 0.2
+    ours = simclr.contrastive(z_VBD, temperature=temperature, decoupled=True)
     # lightly adds, where we average, the two directions; the rest is the same.
     same(ours.total, DCLLoss(temperature=temperature)(z_VBD[0], z_VBD[1]), z_VBD)
 
@@ -274,6 +280,30 @@ def test_every_method_makes_a_finite_step_with_gradients(name, tmp_path):
     method.after_step(backbone, progress=0.5)
     assert cls.__doc__
     assert "arXiv:" in (plugins.load(methods.FAMILY, name).__doc__ or "")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if methods.load(name).any_views])
+def test_further_views_and_smaller_ones_change_the_loss(name):
+    torch.manual_seed(0)
+    backbone = create("resnet10-w8", channels=3, image_size=16)
+    context = methods.MethodContext(
+        dimension=backbone.dimension, image_count=50, channels=3, image_size=16, batch_size=8, backbone=backbone
+    )
+    method = methods.create(name, {}, context)
+    full, local = (tuple(torch.randn(8, 3, side, side) for _ in range(3)) for side in (16, 8))
+
+    def loss(full_count, local_count):
+        views = methods.Views(
+            full=full[:full_count],
+            local=local[:local_count],
+            rows_B=torch.arange(8),
+            generator=torch.Generator().manual_seed(0),
+        )
+        return float(method.step(backbone, views).loss.total.detach())
+
+    found = [loss(2, 0), loss(3, 0), loss(3, 1), loss(2, 3)]
+    assert all(math.isfinite(value) for value in found)
+    assert len(set(found)) == 4
 
 
 def test_a_wrong_method_name_suggests_one():

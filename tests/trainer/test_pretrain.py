@@ -181,6 +181,18 @@ def test_only_bad_files_are_an_error(store, tmp_path):
         ({"views": {"crop_scal": (0.1, 1)}}, InvalidConfigError, "did you mean 'crop_scale'"),
         ({"optimizer": {"name": "adam"}}, InvalidConfigError, "optimizer"),
         ({"device": "cuda:9"}, InvalidArgumentError, "not there"),
+        ({"views": {"count": 1}}, InvalidConfigError, "views.count is 1, wanted 2 or more for simclr"),
+        ({"views": {"count": 0}}, InvalidConfigError, "views.count is 0, wanted 1 to 64"),
+        ({"views": {"count": 3}, "method": "moco"}, InvalidConfigError, "moco compares 2 full views .*simclr.* take"),
+        ({"views": {"flip": 7}}, InvalidConfigError, "views.flip is 7, wanted 0 to 1"),
+        ({"views": {"hue": float("nan")}}, InvalidConfigError, "views.hue is nan"),
+        ({"views": {"blur": (0.5, 1.5)}}, InvalidConfigError, "views.blur is 1.5, wanted 0 to 1"),
+        ({"views": {"solarize": ()}}, InvalidConfigError, "views.solarize is empty"),
+        ({"views": {"crop_scale": (1, 0.2)}}, InvalidConfigError, "views.crop_scale is 1, 0.2"),
+        ({"views": {"local_scale": (0, 2)}}, InvalidConfigError, "views.local_scale is 0, 2"),
+        ({"optimizer": {"lr": -1}}, InvalidConfigError, "optimizer.lr is -1"),
+        ({"optimizer": {"iterations": 0}}, InvalidConfigError, "optimizer.iterations is 0, wanted 1 to 20"),
+        ({"optimizer": {"momentum": 1}}, InvalidConfigError, "optimizer.momentum is 1"),
     ],
 )
 def test_wrong_settings_are_named(store, drawings, changes, error, message):

@@ -45,6 +45,7 @@ class Dino(Method):
     options: Options
     options_type: ClassVar[type] = Options
     views: ClassVar[ViewConfig] = ViewConfig(local_count=2, crop_scale=(0.25, 1.0))
+    any_views: ClassVar[bool] = True
     center_K: torch.Tensor
 
     def __init__(self, options: Options, context: MethodContext) -> None:

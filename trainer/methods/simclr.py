@@ -34,10 +34,11 @@ class Options:
 
 
 class SimClr(JointMethod):
-    """Tells each image's two views from all other views of the batch."""
+    """Tells each image's views from all other views of the batch."""
 
     options: Options
     options_type: ClassVar[type] = Options
+    any_views: ClassVar[bool] = True
     gray_options: ClassVar[dict[str, Any]] = {"temperature": 0.1}
 
     def __init__(self, options: Options, context: MethodContext) -> None:
@@ -56,21 +57,21 @@ METHOD = SimClr
 def contrastive(z_VBD: torch.Tensor, *, temperature: float, decoupled: bool) -> LossTerms:
     """Returns NT-Xent (arXiv:2002.05709, eq. 1) or its decoupled form (arXiv:2110.06848, eq. 6).
 
+    With more than two views, the mean over the pairs that each makes with the others of its image (arXiv:2004.11362,
+    eq. 2, where the images are the classes).
+
     Args:
-        z_VBD: projections of two views, float, of any length.
+        z_VBD: projections of V views, at least 2, float, of any length.
         temperature: divides the cosines.
-        decoupled: leave the positive out of the denominator.
+        decoupled: leave the views of the same image out of the denominator.
     """
-    assert len(z_VBD) == 2, "two views"
-    batch = z_VBD.shape[1]
+    count, batch = z_VBD.shape[:2]
     z_MD = functional.normalize(z_VBD.flatten(0, 1), dim=1)
     sim_MM = z_MD @ z_MD.t() / temperature
-    rows_M = torch.arange(2 * batch, device=z_MD.device)
-    partner_M = rows_M.roll(batch)
-    positive_M = sim_MM[rows_M, partner_M]
-    left_out_MM = torch.eye(2 * batch, dtype=torch.bool, device=z_MD.device)
-    if decoupled:
-        left_out_MM = left_out_MM | left_out_MM.roll(batch, dims=1)
-    spread_M = sim_MM.masked_fill(left_out_MM, float("-inf")).logsumexp(dim=1)
+    image_M = torch.arange(batch, device=z_MD.device).repeat(count)
+    same_MM = image_M[:, None] == image_M
+    itself_MM = torch.eye(count * batch, dtype=torch.bool, device=z_MD.device)
+    positive_M = sim_MM.masked_fill(~same_MM | itself_MM, 0.0).sum(dim=1) / (count - 1)
+    spread_M = sim_MM.masked_fill(same_MM if decoupled else itself_MM, float("-inf")).logsumexp(dim=1)
     align, spread = -positive_M.mean(), spread_M.mean()
     return LossTerms(total=align + spread, terms={"alignment": align, "uniformity": spread})

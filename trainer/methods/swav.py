@@ -42,6 +42,7 @@ class Swav(Method):
     options: Options
     options_type: ClassVar[type] = Options
     views: ClassVar[ViewConfig] = ViewConfig(local_count=2, crop_scale=(0.25, 1.0))
+    any_views: ClassVar[bool] = True
 
     def __init__(self, options: Options, context: MethodContext) -> None:
         super().__init__(options, context)
