@@ -46,6 +46,12 @@ def _arguments(parser: ArgumentParser) -> None:
         "--recalls", type=float, nargs="*", default=[0.95, 0.99], help="recalls to compare at, last ours"
     )
     parser.add_argument("--kind", default="hnsw", help="our kind of index")
+    parser.add_argument(
+        "--params",
+        nargs="*",
+        default=["link_count=16", "build_effort=200"],
+        help="of our index; Redis's graph has these",
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="workers of our server")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured, in turn")
@@ -225,7 +231,9 @@ def main() -> None:
         np.save(place / "queries.npy", x_QD)
         store = Store.create(place / "workspace")
         put(store, data, seed=frame.seed)
-        report = build(store, config=BuildConfig(kind=frame.arguments.kind, recall=frame.arguments.recalls[-1]))
+        params = dict(each.split("=", 1) for each in frame.arguments.params)
+        config = BuildConfig(kind=frame.arguments.kind, params=params, recall=frame.arguments.recalls[-1])
+        report = build(store, config=config)
         store.activate(report.version)
         snapshot = stack.enter_context(Snapshot.open(store.path("snapshots", report.version)))
         exact = snapshot.exact(x_QD, neighbor_count=K)

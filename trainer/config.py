@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from vicinal.errors import InvalidConfigError
 
-_BATCH = 256
+_STEP_VIEWS = 512
 
 
 def _within(section: str, values: dict[str, float], *, low: float, high: float) -> None:
@@ -154,7 +154,8 @@ class PretrainConfig:
     resolutions: tuple[float, ...] = (0.75, 0.875, 1.0)
     """Sides of the views over equal parts of the budget, as fractions of the full side."""
     batch_size: int | None = None
-    """Images in a step, over all processes; None: 256, or the largest power of two that fits into memory."""
+    """Images in a step, over all processes; None: 512 divided by the full views of each, or the largest power of two
+    that fits into memory."""
     seed: int = 0
     """Of initialisation, sampling and views."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -194,8 +195,8 @@ class PretrainConfig:
 
     @property
     def batch(self) -> int:
-        """Images in a step, over all processes, that are wanted."""
-        return self.batch_size or _BATCH
+        """Images in a step, over all processes, that are wanted; of a resolved configuration."""
+        return self.batch_size or max(2, _STEP_VIEWS // int(self.views.get("count", 2)))
 
     def _check_images(self) -> None:
         if self.batch_size is not None and self.batch_size < 2:
