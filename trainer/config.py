@@ -120,7 +120,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot train."""
-        _within("optimizer", {"lr": self.lr, "adam_lr": self.adam_lr}, low=1e-8, high=100)
+        _within("optimizer", {"lr": self.lr, "adam_lr": self.adam_lr}, low=0, high=1e6)
         _within("optimizer", {"iterations": self.iterations}, low=1, high=20)
         _within("optimizer", {"momentum": self.momentum, "warmup": self.warmup}, low=0, high=0.9999)
         _within("optimizer", {"weight_decay": self.weight_decay, "final": self.final}, low=0, high=1)

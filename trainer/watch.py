@@ -128,6 +128,9 @@ class Watch(lightning.Callback):
         if trainer.is_global_zero:
             self._lead(pl_module, step, spent=spent)
         due = time.monotonic() - self._saved_at >= self._every_s and self._bad == 0
+        if (due or spent) and trainer.is_global_zero and self._stopped is None and not _is_finite(pl_module):
+            # The step may have spoilt them although its loss was still a number.
+            self._stopped = _diverged(pl_module, "what was learned is not finite", step)
         decisions = agree([spent, due, self._stopped is not None], device=pl_module.device)
         spent, due, stopped = (value > 0 for value in decisions)
         if stopped:
@@ -231,11 +234,7 @@ class Watch(lightning.Callback):
         loss = module.last.loss
         terms = {name: float(value.detach()) for name, value in {"loss": loss.total, **loss.terms}.items()}
         if not all(math.isfinite(value) for value in terms.values()):
-            raise TrainingStoppedError(
-                f"the loss is {terms['loss']} at step {step}: training has diverged; "
-                f"the last good checkpoint is kept; try --set optimizer.lr={module.rates.lr / 3:.2g}"
-                " or --set precision=float32"
-            )
+            raise _diverged(module, f"the loss is {terms['loss']}", step)
         health = measure(*module.last.embeddings)
         self._check_collapse(module, health, step)
         self._check_stall(terms["loss"], step)
@@ -275,6 +274,17 @@ class Watch(lightning.Callback):
                 "steps; the last good checkpoint is kept; try a larger --set optimizer.lr, or other images: "
                 "these may all be the same"
             )
+
+
+def _diverged(module: PretrainModule, what: str, step: int) -> TrainingStoppedError:
+    return TrainingStoppedError(
+        f"{what} at step {step}: training has diverged; the last good checkpoint is kept; "
+        f"try --set optimizer.lr={module.rates.lr / 3:.2g} or --set precision=float32"
+    )
+
+
+def _is_finite(module: torch.nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
 
 
 def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -38,9 +38,11 @@ def test_the_need_of_an_image_is_what_a_step_keeps(drawings):
     assert large.fixed == small.fixed
     half = needs(resolved(drawings, image_size=64), bfloat16=True)
     assert 0.35 < half.image / large.image < 0.85
-    assert needs(resolved(drawings, image_size=64, method="mixed_barlow_twins")).image > 1.2 * large.image
-    # Two views of the first stage alone: 8 channels of 32 x 32 in float32, some times over.
-    assert large.image > 2 * 4 * 8 * 32 * 32 * 4
+    pair = needs(resolved(drawings, image_size=64, views={"count": 2}))
+    assert 0.4 < pair.image / large.image < 0.6, "four views by default"
+    assert needs(resolved(drawings, image_size=64, method="mixed_barlow_twins")).image > 1.2 * pair.image
+    # Four views of the first stage alone: 8 channels of 32 x 32 in float32, some times over.
+    assert large.image > 4 * 4 * 8 * 32 * 32 * 4
 
 
 @pytest.mark.parametrize("name", [name for name in plugins.names(methods.FAMILY) if name != "distillation"])
@@ -88,8 +90,8 @@ def test_a_run_takes_the_batch_that_fits(drawings, tmp_path, monkeypatch):
     one = needs(resolved(drawings))
     monkeypatch.setattr(memory, "available", lambda *_, **__: one.of(50) * 10 // 7)
     result = stage.pretrain(store, str(drawings), config, listener=listener)
-    assert result.state["views_seen"] == 2 * 2 * 32
-    assert "a batch of 32 instead of 256" in said[0]
+    assert result.state["views_seen"] == 2 * 4 * 32
+    assert "a batch of 32 instead of 128" in said[0]
     monkeypatch.setattr(memory, "available", lambda *_, **__: one.of(1))
     with pytest.raises(InvalidConfigError, match="not even two"):
         stage.pretrain(store, str(drawings), config)

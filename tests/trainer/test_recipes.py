@@ -44,7 +44,7 @@ def test_every_recipe_is_listed_with_its_results():
     values = json.loads(CliRunner().invoke(recipes, ["--json"], catch_exceptions=False).stdout)
     assert set(values) == set(recipe.names())
     one = CliRunner().invoke(recipes, ["gpu-cifar10"], catch_exceptions=False)
-    assert '"batch_size": 1024' in one.output
+    assert '"batch_size": 512' in one.output
     assert len(recipe.names()) == len(
         [entry for entry in files("trainer.recipes").iterdir() if entry.name.endswith(".toml")]
     )
