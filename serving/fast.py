@@ -18,6 +18,7 @@ from index.single import SingleSearch
 from index.snapshot import Snapshot
 from serving.config import LimitsConfig
 from serving.generation import Generation
+from serving.plain import is_nearly_plain
 from serving.queries import row_of
 from serving.wire_bytes import IdBytes, length_bytes, url_safe_base64
 from vicinal.codec import decode_vector
@@ -30,7 +31,6 @@ _DEFAULT_COUNT = 10
 _MAX_SHAPES = 64
 _MAX_PLANS = 1024
 _FRAME_BYTES = 192
-_NEARLY_PLAIN = frozenset({"neighbor_count", "effort", "target_recall"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,14 +292,3 @@ class FastPath:
         text = f'{{"offset":{offset},"row":{row},"score":{score!r},{self._token_tail}'
         token = url_safe_base64(text.encode())
         return b'"' + length_bytes(len(token)) + token
-
-
-def is_plain(options: types_pb2.SearchOptions) -> bool:
-    """Returns whether options say nothing but how many neighbors are wanted."""
-    fields = options.ListFields()
-    return not fields or (len(fields) == 1 and fields[0][0].number == 1)
-
-
-def is_nearly_plain(options: types_pb2.SearchOptions) -> bool:
-    """Returns whether options say nothing but how many neighbors are wanted, and how hard to search for them."""
-    return is_plain(options) or _NEARLY_PLAIN.issuperset(field.name for field, _ in options.ListFields())

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from serving.config import LimitsConfig
 from serving.context import Call
-from serving.fast import FastPath, is_nearly_plain, is_plain
+from serving.fast import FastPath
+from serving.plain import is_nearly_plain, is_plain
 from serving.wire_bytes import varint
 from vicinal.codec import encode_error
 from vicinal.errors import VicinalError

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from hpack import Decoder, HPACKError
+from hpack import HPACKError
 
+from vicinal.http2.blocks import BlockReader
 from vicinal.http2.fields import decode_binary, encode_binary, encode_message, literal
 from vicinal.http2.frames import ConnectionFaultError, ErrorCode
 
 _MAX_LIST_BYTES = 65_536
-_MAX_KNOWN = 64
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _OWN = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"})
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -36,8 +36,7 @@ class HeadReader:
     """Reads the headers of one connection, which has a table that its headers refer to."""
 
     def __init__(self) -> None:
-        self._decoder = Decoder(max_header_list_size=_MAX_LIST_BYTES)
-        self._known: dict[bytes, Head] = {}
+        self._blocks = BlockReader(_head_of, most_bytes=_MAX_LIST_BYTES)
 
     def read(self, block: bytes) -> Head:
         """Returns what a block of headers says.
@@ -45,24 +44,10 @@ class HeadReader:
         Raises:
             ConnectionFaultError: it cannot be read, and so no block after it can.
         """
-        head = self._known.get(block)
-        if head is not None:
-            return head
-        entries = self._decoder.header_table.dynamic_entries
-        before = (len(entries), entries[0] if entries else None)
         try:
-            fields = self._decoder.decode(block, raw=True)
+            return self._blocks.read(block)
         except (HPACKError, UnicodeDecodeError) as error:
             raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, "the headers cannot be read") from error
-        entries = self._decoder.header_table.dynamic_entries
-        after = (len(entries), entries[0] if entries else None)
-        head = _head_of(fields)
-        # A block that changes the table means something else the next time, and so may those before it.
-        if before[0] != after[0] or before[1] is not after[1] or len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        else:
-            self._known[block] = head
-        return head
 
 
 def _head_of(fields: Iterable[Any]) -> Head:

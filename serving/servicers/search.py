@@ -8,10 +8,11 @@ import numpy as np
 
 from serving.context import Call, ServingContext
 from serving.dispatch import SearchDispatcher
-from serving.fast import FastPath, is_nearly_plain, is_plain
+from serving.fast import FastPath
 from serving.generation import Generation
 from serving.images import ImageEmbedder
 from serving.options import decode_page
+from serving.plain import is_nearly_plain, is_plain
 from serving.search import Searcher
 from serving.stream import SearchStream
 from serving.threads import take_free_cores

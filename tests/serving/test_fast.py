@@ -8,8 +8,9 @@ import pytest
 
 from serving.config import LimitsConfig
 from serving.context import Call
-from serving.fast import FastPath, is_nearly_plain, is_plain
+from serving.fast import FastPath
 from serving.generation import open_generation
+from serving.plain import is_nearly_plain, is_plain
 from serving.queries import Queries
 from serving.search import Searcher
 from serving.wire_bytes import IdBytes, varint

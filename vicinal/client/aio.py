@@ -159,7 +159,7 @@ class AsyncClient:
             VicinalError: the stream failed; queries that a lost server left unanswered are asked again first.
         """
         pending = Pending(queries, window=window, snapshot=snapshot, **options)
-        method = self._channel.stream_stream(
+        method = (self._wire or self._channel).stream_stream(
             STREAM_METHOD,
             request_serializer=pb.StreamSearchRequest.SerializeToString,
             response_deserializer=pb.StreamSearchResponse.FromString,

@@ -1,7 +1,18 @@
 """One call of the asyncio client over plain text: its request, its reply, and how it may fail."""
 
 import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from vicinal.http2.fields import decode_binary, decode_message
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_BY_HTTP = {"401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
+"""Status codes of gRPC for those of HTTP, where what answers is no gRPC server."""
+_OWN = frozenset({":status", "content-type", "grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding"})
 
 
 class LostCallError(Exception):
@@ -17,6 +28,10 @@ class LostCallError(Exception):
         self.code = code
         self.details = details
 
+    def as_grpc(self) -> grpc.aio.AioRpcError:
+        """Returns what gRPC's client would raise."""
+        return call_error(_STATUS[self.code], self.details)
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -26,7 +41,40 @@ class Exchange:
     window: int
     outgoing: bytes = b""
     """What waits for the server's window."""
+    is_whole: bool = True
+    """Whether nothing follows what is outgoing."""
     data: bytearray = field(default_factory=bytearray)
     """What has come of the reply."""
+    take: Callable[[bytes], None] | None = None
+    """Gets what comes of the replies of a stream, instead of ``data``."""
+    received: int = 0
+    """Bytes that came of a stream since the server was last told that it may send more."""
     fields: dict[str, str] = field(default_factory=dict)
     """Headers and trailers."""
+
+
+def call_error(code: grpc.StatusCode, details: str, trailing: Iterable[tuple[str, Any]] = ()) -> grpc.aio.AioRpcError:
+    """Returns what gRPC's client raises for a call that failed."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details=details)
+
+
+def check_status(fields: Mapping[str, str]) -> None:
+    """Reads how a call ended from its headers and trailers.
+
+    Raises:
+        grpc.aio.AioRpcError: it failed.
+    """
+    status = fields.get("grpc-status", "")
+    if status == "0":
+        return
+    if not status.isdecimal():
+        code = _BY_HTTP.get(fields.get(":status", ""), grpc.StatusCode.UNKNOWN.value[0])
+        raise call_error(_STATUS[code], f"no gRPC server: HTTP status {fields.get(':status', 'unknown')}")
+    trailing: list[tuple[str, Any]] = []
+    for name, value in fields.items():
+        if name.endswith("-bin"):
+            trailing += ((name, one) for one in decode_binary(value))
+        elif name not in _OWN:
+            trailing.append((name, value))
+    code_found = _STATUS.get(int(status), grpc.StatusCode.UNKNOWN)
+    raise call_error(code_found, decode_message(fields.get("grpc-message", "")), trailing)

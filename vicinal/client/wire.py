@@ -1,25 +1,21 @@
-"""Unary calls of the asyncio client over plain text, on our own HTTP/2; docs/adr/0007-own-http2.md says why.
+"""Calls and streams of the asyncio client over plain text, on our own HTTP/2; docs/adr/0007-own-http2.md says why.
 
-What is called here raises what gRPC's client would: ``grpc.aio.AioRpcError``. TLS, streams and addresses of other
-forms stay gRPC's.
+What is called here raises what gRPC's client would: ``grpc.aio.AioRpcError``. TLS and addresses of other forms
+stay gRPC's.
 """
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
 
-from vicinal.client.exchange import Exchange, LostCallError
+from vicinal.client.exchange import Exchange, LostCallError, call_error, check_status
 from vicinal.client.wire_link import WireLink
-from vicinal.http2.fields import decode_binary, decode_message, literal
+from vicinal.client.wire_stream import PREFIX_BYTES, WireStream, framed
+from vicinal.http2.fields import literal
 
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
-_PREFIX_BYTES = 5
-_BY_HTTP = {"401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
-"""Status codes of gRPC for those of HTTP, where what answers is no gRPC server."""
-_OWN = frozenset({":status", "content-type", "grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding"})
 _MAX_HEADS = 256
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 """Variables by which gRPC is told of a proxy."""
@@ -53,17 +49,30 @@ class WireChannel:
         """Returns what calls an RPC; the shape of ``grpc.aio.Channel.unary_unary``."""
 
         async def call(request: Any, *, timeout: float, metadata: Iterable[tuple[str, str]]) -> Any:
-            raw = request_serializer(request)
             head = self._head(method, timeout, tuple(metadata))
-            body = b"\0" + len(raw).to_bytes(4, "big") + raw
+            body = framed(request_serializer(request))
             try:
                 async with asyncio.timeout(timeout):
                     exchange = await self._exchange(head, body)
             except TimeoutError as error:
-                raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
+                raise call_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from error
             except LostCallError as error:
-                raise _error(_STATUS[error.code], error.details) from error
+                raise error.as_grpc() from error
             return response_deserializer(_content(exchange))
+
+        return call
+
+    def stream_stream(self, method: str, *, request_serializer: Any, response_deserializer: Any) -> Any:
+        """Returns what opens a stream both ways; the shape of ``grpc.aio.Channel.stream_stream``."""
+
+        def call(requests: AsyncIterator[Any], *, metadata: Iterable[tuple[str, str]]) -> WireStream:
+            return WireStream(
+                self._usable,
+                self._head(method, None, tuple(metadata)),
+                requests,
+                serialize=request_serializer,
+                deserialize=response_deserializer,
+            )
 
         return call
 
@@ -76,18 +85,23 @@ class WireChannel:
             self._link.close()
 
     async def _exchange(self, head: bytes, body: bytes) -> Exchange:
-        link = self._link
-        while link is None or not link.usable or link.is_full:
-            if link is not None and link.usable:
-                await link.room()
-            else:
-                link = await self._connected()
+        link = await self._usable()
         number, exchange = link.send(head, body)
         try:
             return await exchange.done
         except asyncio.CancelledError:
             link.give_up(number)
             raise
+
+    async def _usable(self) -> WireLink:
+        """Returns a connection that takes one call more."""
+        link = self._link
+        while link is None or not link.usable or link.is_full:
+            if link is not None and link.usable:
+                await link.room()
+            else:
+                link = await self._connected()
+        return link
 
     async def _connected(self) -> WireLink:
         if self._closed:
@@ -114,8 +128,8 @@ class WireChannel:
         if not task.cancelled():
             task.exception()
 
-    def _head(self, method: str, timeout_s: float, metadata: tuple[tuple[str, str], ...]) -> bytes:
-        timeout_ms = min(99_999_999, max(1, round(1000 * timeout_s)))
+    def _head(self, method: str, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]) -> bytes:
+        timeout_ms = 0 if timeout_s is None else min(99_999_999, max(1, round(1000 * timeout_s)))
         key = (method, timeout_ms, metadata)
         known = self._heads.get(key)
         if known is None:
@@ -124,9 +138,10 @@ class WireChannel:
                 ":authority": self._address,
                 "te": "trailers",
                 "content-type": "application/grpc",
-                "grpc-timeout": f"{timeout_ms}m",
                 "user-agent": "vicinal-python",
             }
+            if timeout_ms:
+                fields["grpc-timeout"] = f"{timeout_ms}m"
             # POST and http are the entries 3 and 6 of the fixed table.
             known = b"\x83\x86" + b"".join(literal(name, value) for name, value in fields.items())
             known += b"".join(literal(name, value, secret=True) for name, value in metadata)
@@ -142,24 +157,7 @@ def _content(exchange: Exchange) -> bytes:
     Raises:
         grpc.aio.AioRpcError: the call failed.
     """
-    fields, data = exchange.fields, exchange.data
-    status = fields.get("grpc-status", "")
-    if status == "0" and len(data) >= _PREFIX_BYTES and not data[0]:
-        return bytes(memoryview(data)[_PREFIX_BYTES:])
-    if status == "0":
-        raise _error(grpc.StatusCode.INTERNAL, "the reply is not one message that is not compressed")
-    if not status.isdecimal():
-        code = _BY_HTTP.get(fields.get(":status", ""), grpc.StatusCode.UNKNOWN.value[0])
-        raise _error(_STATUS[code], f"no gRPC server: HTTP status {fields.get(':status', 'unknown')}")
-    trailing: list[tuple[str, Any]] = []
-    for name, value in fields.items():
-        if name.endswith("-bin"):
-            trailing += ((name, one) for one in decode_binary(value))
-        elif name not in _OWN:
-            trailing.append((name, value))
-    code_found = _STATUS.get(int(status), grpc.StatusCode.UNKNOWN)
-    raise _error(code_found, decode_message(fields.get("grpc-message", "")), trailing)
-
-
-def _error(code: grpc.StatusCode, details: str, trailing: Iterable[tuple[str, Any]] = ()) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details=details)
+    check_status(exchange.fields)
+    if len(exchange.data) >= PREFIX_BYTES and not exchange.data[0]:
+        return bytes(memoryview(exchange.data)[PREFIX_BYTES:])
+    raise call_error(grpc.StatusCode.INTERNAL, "the reply is not one message that is not compressed")

@@ -2,20 +2,22 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from hpack import Decoder, HPACKError
+from hpack import HPACKError
 from typing_extensions import override
 
 from vicinal.client.exchange import Exchange, LostCallError
+from vicinal.client.outlet import Outlet
 from vicinal.http2 import frames
+from vicinal.http2.blocks import BlockReader
 from vicinal.http2.frames import ErrorCode, Kind, Setting, frame
 
 _WINDOW = 1 << 30
 _FRAME_BYTES = 1 << 20
 _KEEPALIVE_S = 30.0
 _KEEPALIVE_WAIT_S = 10.0
-_MAX_KNOWN = 64
 _UNAVAILABLE, _CANCELLED, _INTERNAL, _EXHAUSTED = 14, 1, 13, 8
 _BY_RESET: dict[int, int] = {
     ErrorCode.REFUSED_STREAM: _UNAVAILABLE,
@@ -32,15 +34,12 @@ class WireLink(asyncio.Protocol):
         """Whether new calls may be sent on it."""
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._decoder = Decoder(max_header_list_size=1 << 20)
-        self._known: dict[bytes, dict[str, str]] = {}
+        self._blocks = BlockReader(_fields_of, most_bytes=1 << 20)
         self._exchanges: dict[int, Exchange] = {}
         self._next = 1
         self._rest = b""
         self._block: tuple[int, int, bytes] | None = None
-        self._window = frames.DEFAULT_WINDOW
-        self._initial_window = frames.DEFAULT_WINDOW
-        self._frame_bytes = frames.MAX_FRAME_BYTES
+        self._outlet = Outlet(self._exchanges, most_frame_bytes=_FRAME_BYTES)
         self._received = 0
         self._most_calls = frames.MAX_WINDOW
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -77,20 +76,42 @@ class WireLink(asyncio.Protocol):
         Returns:
             Its number, and where its reply will be.
         """
-        number, self._next = self._next, self._next + 2
-        if self._next > frames.MAX_WINDOW - 2:
-            self.usable = False
-        exchange = self._exchanges[number] = Exchange(self._loop.create_future(), self._initial_window)
+        number, exchange = self._begin()
         opening = frame(Kind.HEADERS, frames.END_HEADERS, number, head)
-        size = len(body)
-        if size <= self._window and size <= exchange.window and size <= self._frame_bytes:
-            self._window -= size
-            self._transport.write(opening + frame(Kind.DATA, frames.END_STREAM, number, body))
-        else:
-            exchange.outgoing = body
-            self._transport.write(opening)
-            self._push_on(number, exchange)
+        self._outlet.begin(number, exchange, opening, body)
         return number, exchange
+
+    def open(self, head: bytes, take: Callable[[bytes], None]) -> tuple[int, Exchange]:
+        """Begins a call whose messages come one by one.
+
+        Args:
+            head: the block of its headers.
+            take: gets what comes of the replies, in pieces of any size.
+
+        Returns:
+            Its number, and how it ends.
+        """
+        number, exchange = self._begin()
+        exchange.take, exchange.is_whole = take, False
+        self._transport.write(frame(Kind.HEADERS, frames.END_HEADERS, number, head))
+        return number, exchange
+
+    def push(self, number: int, body: bytes, *, last: bool) -> None:
+        """Sends more of a call that was opened.
+
+        Args:
+            number: of the call.
+            body: a message with its prefix; may be empty with ``last``.
+            last: whether nothing follows.
+        """
+        exchange = self._exchanges.get(number)
+        if exchange is None:
+            return
+        exchange.outgoing += body
+        exchange.is_whole = last
+        if last and not exchange.outgoing:
+            self._transport.write(frame(Kind.DATA, frames.END_STREAM, number))
+        self._outlet.push(number, exchange)
 
     def give_up(self, number: int) -> None:
         """Tells the server that nobody waits for a reply any more."""
@@ -104,7 +125,7 @@ class WireLink(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = self._outlet.transport = transport
         told: dict[int, int] = {
             Setting.ENABLE_PUSH: 0,
             Setting.INITIAL_WINDOW_SIZE: _WINDOW,
@@ -159,18 +180,7 @@ class WireLink(asyncio.Protocol):
             self._take_block(first, number, block + payload)
 
     def _take_block(self, flags: int, number: int, block: bytes) -> None:
-        fields = self._known.get(block)
-        if fields is None:
-            entries = self._decoder.header_table.dynamic_entries
-            before = (len(entries), entries[0] if entries else None)
-            read: Any = self._decoder.decode(block, raw=True)
-            fields = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in read}
-            entries = self._decoder.header_table.dynamic_entries
-            # A block that changes the table means something else the next time, and so may those before it.
-            if len(entries) != before[0] or (entries and entries[0] is not before[1]) or len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            else:
-                self._known[block] = fields
+        fields = self._blocks.read(block)
         exchange = self._exchanges.get(number)
         if exchange is None:
             return
@@ -186,9 +196,24 @@ class WireLink(asyncio.Protocol):
         exchange = self._exchanges.get(number)
         if exchange is None:
             return
-        exchange.data += frames.without_padding(flags & frames.PADDED, payload)
+        content = frames.without_padding(flags & frames.PADDED, payload)
+        if exchange.take is None:
+            exchange.data += content
+        else:
+            exchange.take(content)
+            exchange.received += len(payload)
+            if exchange.received >= _WINDOW // 2 and not flags & frames.END_STREAM:
+                self._transport.write(frames.window_update(number, exchange.received))
+                exchange.received = 0
         if flags & frames.END_STREAM:
             self._finish(number, exchange)
+
+    def _begin(self) -> tuple[int, Exchange]:
+        number, self._next = self._next, self._next + 2
+        if self._next > frames.MAX_WINDOW - 2:
+            self.usable = False
+        exchange = self._exchanges[number] = Exchange(self._loop.create_future(), self._outlet.initial_window)
+        return number, exchange
 
     def _finish(self, number: int, exchange: Exchange) -> None:
         del self._exchanges[number]
@@ -221,15 +246,13 @@ class WireLink(asyncio.Protocol):
         for at in range(0, len(payload) // 6 * 6, 6):
             key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
             if key == Setting.INITIAL_WINDOW_SIZE:
-                change, self._initial_window = value - self._initial_window, value
-                for exchange in self._exchanges.values():
-                    exchange.window += change
+                self._outlet.allow(initial_window=value)
             elif key == Setting.MAX_FRAME_SIZE:
-                self._frame_bytes = min(value, _FRAME_BYTES)
+                self._outlet.allow(frame_bytes=value)
             elif key == Setting.MAX_CONCURRENT_STREAMS:
                 self._most_calls = value
         self._transport.write(frame(Kind.SETTINGS, frames.ACK, 0))
-        self._push_all()
+        self._outlet.push_all()
 
     def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
         del number
@@ -247,30 +270,7 @@ class WireLink(asyncio.Protocol):
 
     def _on_window(self, flags: int, number: int, payload: bytes) -> None:
         del flags
-        size, exchange = int.from_bytes(payload, "big") & frames.MAX_WINDOW, self._exchanges.get(number)
-        if not number:
-            self._window += size
-        elif exchange is not None:
-            exchange.window += size
-        self._push_all()
-
-    def _push_all(self) -> None:
-        for number, exchange in list(self._exchanges.items()):
-            if exchange.outgoing:
-                self._push_on(number, exchange)
-
-    def _push_on(self, number: int, exchange: Exchange) -> None:
-        out = []
-        while exchange.outgoing:
-            size = min(len(exchange.outgoing), self._window, exchange.window, self._frame_bytes)
-            if size <= 0:
-                break
-            piece, exchange.outgoing = exchange.outgoing[:size], exchange.outgoing[size:]
-            self._window -= size
-            exchange.window -= size
-            out.append(frame(Kind.DATA, 0 if exchange.outgoing else frames.END_STREAM, number, piece))
-        if out:
-            self._transport.write(b"".join(out))
+        self._outlet.widen(number, int.from_bytes(payload, "big") & frames.MAX_WINDOW)
 
     def _keep(self) -> None:
         silent_s = self._loop.time() - self._heard_s
@@ -291,3 +291,7 @@ class WireLink(asyncio.Protocol):
             self._call_next()
         if self._transport is not None:
             self._transport.close()
+
+
+def _fields_of(fields: Iterable[Any]) -> dict[str, str]:
+    return {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in fields}

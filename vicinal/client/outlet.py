@@ -1,0 +1,86 @@
+"""What one connection of the asyncio client sends of its calls, within the windows that the server gives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vicinal.client.exchange import Exchange
+from vicinal.http2 import frames
+from vicinal.http2.frames import Kind, frame
+
+
+class Outlet:
+    """Sends the messages of calls.
+
+    Args:
+        exchanges: the calls of the connection by number, as they come and go.
+        most_frame_bytes: of a frame, whatever the server allows.
+    """
+
+    def __init__(self, exchanges: Mapping[int, Exchange], *, most_frame_bytes: int) -> None:
+        self.transport: Any = None
+        self._exchanges = exchanges
+        self._most_frame_bytes = most_frame_bytes
+        self._window = self._initial_window = frames.DEFAULT_WINDOW
+        self._frame_bytes = frames.MAX_FRAME_BYTES
+
+    @property
+    def initial_window(self) -> int:
+        """Bytes that a new call may send."""
+        return self._initial_window
+
+    def begin(self, number: int, exchange: Exchange, opening: bytes, body: bytes) -> None:
+        """Sends the headers and the only message of a call.
+
+        Args:
+            number: of the call.
+            exchange: the call.
+            opening: the frame of its headers.
+            body: its message with the prefix.
+        """
+        size = len(body)
+        if size <= self._window and size <= exchange.window and size <= self._frame_bytes:
+            self._window -= size
+            self.transport.write(opening + frame(Kind.DATA, frames.END_STREAM, number, body))
+        else:
+            exchange.outgoing = body
+            self.transport.write(opening)
+            self.push(number, exchange)
+
+    def push(self, number: int, exchange: Exchange) -> None:
+        """Sends as much of what waits as the windows allow."""
+        out = []
+        while exchange.outgoing:
+            size = min(len(exchange.outgoing), self._window, exchange.window, self._frame_bytes)
+            if size <= 0:
+                break
+            piece, exchange.outgoing = exchange.outgoing[:size], exchange.outgoing[size:]
+            self._window -= size
+            exchange.window -= size
+            ends = exchange.is_whole and not exchange.outgoing
+            out.append(frame(Kind.DATA, frames.END_STREAM if ends else 0, number, piece))
+        if out:
+            self.transport.write(b"".join(out))
+
+    def widen(self, number: int, size: int) -> None:
+        """Takes the server's word that it takes more, of one call or (0) of all together."""
+        exchange = self._exchanges.get(number)
+        if not number:
+            self._window += size
+        elif exchange is not None:
+            exchange.window += size
+        self.push_all()
+
+    def allow(self, *, initial_window: int | None = None, frame_bytes: int | None = None) -> None:
+        """Takes the server's settings."""
+        if initial_window is not None:
+            change, self._initial_window = initial_window - self._initial_window, initial_window
+            for exchange in self._exchanges.values():
+                exchange.window += change
+        if frame_bytes is not None:
+            self._frame_bytes = min(frame_bytes, self._most_frame_bytes)
+
+    def push_all(self) -> None:
+        """Sends as much of every call as the windows allow."""
+        for number, exchange in list(self._exchanges.items()):
+            if exchange.outgoing:
+                self.push(number, exchange)
