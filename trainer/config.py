@@ -83,7 +83,8 @@ class ViewConfig:
         for name in ("blur", "solarize"):
             values = getattr(self, name)
             if not values:
-                raise InvalidConfigError(f"views.{name} is empty, wanted a number, or one for each view", field=name)
+                wanted = "a number, or one for each view"
+                raise InvalidConfigError(f"views.{name} is empty, wanted {wanted}", field=f"views.{name}")
             for value in values:
                 _within("views", {name: value}, low=0, high=1)
         for name, most in (("crop_scale", 1.0), ("local_scale", 1.0), ("crop_ratio", 100.0), ("blur_sigma", 100.0)):
