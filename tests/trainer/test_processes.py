@@ -56,7 +56,7 @@ def test_two_processes_make_one_run_and_one_encoder(tmp_path, drawings, budget):
 @pytest.mark.timeout(240)
 def test_a_run_by_two_processes_is_stopped_and_resumed(tmp_path, drawings):
     workspace = ["-w", str(tmp_path / "w")]
-    wild = ("--set", "optimizer.name=sgd", "--set", "optimizer.lr=1e30", "--set", "batch_size=30")
+    wild = ("--set", "optimizer.name=sgd", "--set", "optimizer.lr=1e6", "--set", "batch_size=30")
     done = run(str(drawings), "--steps", "40", "--devices", "2", *workspace, *wild)
     assert done.returncode == 1
     assert "diverged" in done.stderr
