@@ -9,7 +9,7 @@ import pytest
 from serving.config import LimitsConfig
 from serving.context import Call
 from serving.fast import FastPath
-from serving.generation import open_generation
+from serving.generation import Generation, open_generation
 from serving.plain import is_nearly_plain, is_plain
 from serving.queries import Queries
 from serving.search import Searcher
@@ -42,7 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[FastPath, Searcher, object]:
+def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[FastPath, Searcher, Generation]:
     store = Store.create(tmp_path_factory.mktemp("fast") / "workspace")
     named = [*make_items(597), *(make_items(3, prefix="größe/" + "x" * 300))]
     add_snapshot(store, make_vectors(600), kind=kind, metric=Metric.COSINE, items=named)
@@ -61,23 +61,23 @@ def requests() -> list[pb.SearchRequest]:
     return [pb.SearchRequest(query=query, options=options) for query in (*vectors, *values) for options in counts]
 
 
-def test_search_is_byte_for_byte_the_general_reply(pair: tuple[FastPath, Searcher, object]) -> None:
+def test_search_is_byte_for_byte_the_general_reply(pair: tuple[FastPath, Searcher, Generation]) -> None:
     fast, general, generation = pair
     for request in requests():
         assert is_nearly_plain(request.options)
         assert is_plain(request.options) == (request.options not in EFFORTS)
-        wanted = general.search(generation, request, call())  # type: ignore[arg-type]
+        wanted = general.search(generation, request, call())
         assert fast.search(request) == wanted.SerializeToString()
 
 
-def test_search_by_item_is_the_general_reply(pair: tuple[FastPath, Searcher, object], kind: str) -> None:
+def test_search_by_item_is_the_general_reply(pair: tuple[FastPath, Searcher, Generation], kind: str) -> None:
     fast, general, generation = pair
     for name in ("item-00005", "item-00596", "größe/" + "x" * 300 + "-00002"):
         for count in (1, 10, 599, 600):
             request = pb.SearchRequest(
                 query=types_pb2.Query(item_id=name), options=types_pb2.SearchOptions(neighbor_count=count)
             )
-            wanted = general.search(generation, request, call())  # type: ignore[arg-type]
+            wanted = general.search(generation, request, call())
             found = pb.SearchResponse.FromString(fast.search(request))
             if kind == "flat":
                 assert found == wanted
@@ -85,20 +85,20 @@ def test_search_by_item_is_the_general_reply(pair: tuple[FastPath, Searcher, obj
             assert len(found.neighbors.item_ids) == min(count, 599)
 
 
-def test_batches_are_byte_for_byte_the_general_reply(pair: tuple[FastPath, Searcher, object]) -> None:
+def test_batches_are_byte_for_byte_the_general_reply(pair: tuple[FastPath, Searcher, Generation]) -> None:
     fast, general, generation = pair
     counts = [types_pb2.SearchOptions(neighbor_count=count) for count in (1, 10, 600, 1000)]
     for options in (*counts, *EFFORTS):
         x_QD = make_vectors(30, seed=8)
         request = pb.BatchSearchRequest(vectors=encode_vectors(x_QD), options=options)
         found, wanted_count, effort = fast.vectors(x_QD, request.options)
-        wanted = general.batch(generation, request, call())  # type: ignore[arg-type]
+        wanted = general.batch(generation, request, call())
         assert fast.batch(found, neighbor_count=wanted_count, effort=effort) == wanted.SerializeToString()
 
 
 @pytest.mark.parametrize("effort", [None, 40])
 def test_many_at_once_are_byte_for_byte_those_alone(
-    pair: tuple[FastPath, Searcher, object], effort: int | None
+    pair: tuple[FastPath, Searcher, Generation], effort: int | None
 ) -> None:
     fast, _, _ = pair
     queries = [types_pb2.Query(vector=encode_vector(x_D)) for x_D in make_vectors(20, seed=4)]
@@ -110,7 +110,7 @@ def test_many_at_once_are_byte_for_byte_those_alone(
         np.testing.assert_allclose(one.neighbors.scores, other.neighbors.scores, rtol=1e-5, atol=1e-6)
 
 
-def test_errors_are_those_of_the_general_path(pair: tuple[FastPath, Searcher, object]) -> None:
+def test_errors_are_those_of_the_general_path(pair: tuple[FastPath, Searcher, Generation]) -> None:
     fast, general, generation = pair
     vector = encode_vector(make_vectors(1)[0])
     wrong = [
@@ -127,7 +127,7 @@ def test_errors_are_those_of_the_general_path(pair: tuple[FastPath, Searcher, ob
         with pytest.raises(cls):
             fast.search(request)
         with pytest.raises(cls):
-            general.search(generation, request, call())  # type: ignore[arg-type]
+            general.search(generation, request, call())
     for options in (
         types_pb2.SearchOptions(effort=0),
         types_pb2.SearchOptions(target_recall=1.5),
@@ -137,7 +137,7 @@ def test_errors_are_those_of_the_general_path(pair: tuple[FastPath, Searcher, ob
         with pytest.raises(InvalidArgumentError) as fast_error:
             fast.search(request)
         with pytest.raises(InvalidArgumentError) as general_error:
-            general.search(generation, request, call())  # type: ignore[arg-type]
+            general.search(generation, request, call())
         assert str(fast_error.value) == str(general_error.value)
     with pytest.raises(InvalidArgumentError, match="in one reply"):
         fast.vectors(make_vectors(1000), types_pb2.SearchOptions(neighbor_count=9999))

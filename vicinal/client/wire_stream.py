@@ -79,7 +79,7 @@ class WireStream:
                     yield self._deserialize(self._messages.popleft())
                 if self._fault:
                     raise call_error(grpc.StatusCode.INTERNAL, self._fault)
-                if exchange.done.done() and not self._messages:
+                if exchange.done.done():
                     break
                 await self._came.wait()
             check_status(exchange.done.result().fields)
