@@ -7,7 +7,7 @@ takes its device from its input, reads no configuration but its own options, and
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +17,22 @@ from typing_extensions import override
 from trainer.config import OptimizerConfig, ViewConfig
 from vicinal import plugins
 from vicinal.config import from_mapping
+from vicinal.errors import InvalidConfigError
 
 FAMILY = "trainer.methods"
+_MOST = 1 << 20
+_SHARE = (0.0, 1.0)
+_DIVISOR = (1e-6, 1e6)
+_RANGES = {
+    "temperature": _DIVISOR,
+    "epsilon": _DIVISOR,
+    "momentum": _SHARE,
+    "memory": _SHARE,
+    "masked": _SHARE,
+    "weight": _SHARE,
+    "begin": _SHARE,
+}
+"""Of an option by the last word of its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,4 +199,17 @@ def create(name: str, options: Mapping[str, Any], context: MethodContext) -> Met
     """
     cls = load(name)
     typed: Any = from_mapping(cls.options_type, options, where=f"method_options of {name}")
+    for option in fields(typed):
+        _check(option.name, getattr(typed, option.name))
     return cls(typed, context)
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuses a number that no method works with: what is counted is 1 or more, the rest finite and not negative."""
+    if isinstance(value, bool | str):
+        return
+    kind = name.rpartition("_")[2]
+    low, high = (1, _MOST) if isinstance(value, int) else _RANGES.get(kind, (0.0, 1e6))
+    if not low <= value <= high:
+        message = f"method_options.{name} is {value}, wanted a number from {low:g} to {high:g}"
+        raise InvalidConfigError(message, field=f"method_options.{name}")

@@ -16,7 +16,11 @@ from trainer.distributed import world_size
 from vicinal import plugins
 
 BATCH, DIMENSION, SIDE = 8, 12, 16
-SMALL: dict[str, dict[str, Any]] = {"moco": {"queue": 20}, "exemplar_cnn": {"sampled": 30}}
+SMALL: dict[str, dict[str, Any]] = {
+    "moco": {"queue": 20},
+    "exemplar_cnn": {"sampled": 30},
+    "simclr": {"queue": BATCH, "neighbor_begin": 0.0},
+}
 
 
 def without_norm(module: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Every method makes whole steps, with as many views as it takes, and refuses wrong options."""
 
+import dataclasses
 import math
 
 import pytest
@@ -86,3 +87,44 @@ def test_a_wrong_option_suggests_one():
     )
     with pytest.raises(InvalidConfigError, match="did you mean 'temperature'"):
         methods.create("simclr", {"temperatur": 0.1}, context)
+
+
+def numbers():
+    for name in NAMES:
+        for option in dataclasses.fields(methods.load(name).options_type):
+            if isinstance(option.default, int | float) and not isinstance(option.default, bool):
+                yield name, option.name, -1 if isinstance(option.default, int) else -0.5
+                yield name, option.name, 1 << 40 if isinstance(option.default, int) else math.inf
+
+
+@pytest.mark.parametrize(("name", "option", "value"), list(numbers()))
+def test_numbers_that_no_method_works_with_are_refused_by_name(name, option, value):
+    backbone = create("resnet10-w8", channels=3, image_size=16)
+    context = methods.MethodContext(
+        dimension=backbone.dimension, image_count=50, channels=3, image_size=16, batch_size=8, backbone=backbone
+    )
+    with pytest.raises(InvalidConfigError, match=f"method_options.{option} is {value}, wanted a number from"):
+        methods.create(name, {option: value}, context)
+
+
+def test_simclr_is_drawn_to_neighbors_late_and_never_by_a_queue_that_is_not_full():
+    torch.manual_seed(0)
+    backbone = create("resnet10-w8", channels=3, image_size=16).eval()
+    context = methods.MethodContext(
+        dimension=backbone.dimension, image_count=50, channels=3, image_size=16, batch_size=8, backbone=backbone
+    )
+    method = methods.create("simclr", {"queue": 16, "neighbor_begin": 0.5}, context).eval()
+
+    def drawn(step):
+        views = methods.Views(
+            full=tuple(torch.randn(8, 3, 16, 16) for _ in range(4)),
+            rows_B=torch.arange(8 * step, 8 * step + 8),
+            generator=torch.Generator().manual_seed(0),
+        )
+        loss = method.step(backbone, views).loss
+        return not torch.isclose(loss.total, loss.terms["alignment"] + loss.terms["uniformity"])
+
+    method.after_step(backbone, progress=1.0)
+    assert [drawn(step) for step in range(3)] == [False, False, True]
+    method.after_step(backbone, progress=0.5)
+    assert not drawn(3)

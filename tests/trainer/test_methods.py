@@ -68,6 +68,19 @@ def test_simclr_is_the_papers_formula_for_every_pair_of_views(count, decoupled):
     same(ours.total, torch.stack(losses).mean(), z_VBD)
 
 
+def test_a_share_of_simclrs_alignment_is_with_neighbors():
+    z_VBD, near_BD, temperature = projections(count=3, batch=4), projections(seed=1, batch=4)[0].detach(), 0.2
+    u, near_BD = functional.normalize(z_VBD, dim=2), functional.normalize(near_BD, dim=1)
+    loss = simclr.contrastive(z_VBD, temperature=temperature, decoupled=True)
+    own = torch.stack([(u[v, i] @ u[w, i]) for i in range(4) for v in range(3) for w in range(3) if v != w]).mean()
+    near = torch.stack([u[v, i] @ near_BD[i] for i in range(4) for v in range(3)]).mean()
+    wanted = loss.terms["uniformity"] - (0.75 * own + 0.25 * near) / temperature
+    ours = simclr.drawn_to(loss, z_VBD, near_BD, weight=torch.tensor(0.25), temperature=temperature)
+    same(ours.total, wanted, z_VBD)
+    nothing = simclr.drawn_to(loss, z_VBD, near_BD, weight=torch.tensor(0.0), temperature=temperature)
+    assert torch.equal(nothing.total, loss.total)
+
+
 def test_decoupled_simclr_is_lightlys():
     z_VBD, temperature = projections(batch=6), 0.2
     ours = simclr.contrastive(z_VBD, temperature=temperature, decoupled=True)
@@ -232,7 +245,24 @@ def test_the_teacher_follows_and_the_queue_turns():
     assert rising(0.9, 1.0) == pytest.approx(1.0)
     queue = Queue(size=5, dimension=2)
     for number in range(4):
-        queue.push(torch.full((2, 2), float(number)))
+        queue.push(torch.full((2, 2), float(number)), torch.tensor([number, number + 10]))
+        assert int((queue.rows_K < 0).sum()) == max(3 - 2 * number, 0)
     assert queue.x_KD[:, 0].tolist() == [2.0, 3.0, 3.0, 1.0, 2.0]
-    queue.push(torch.arange(14.0).view(7, 2))
+    assert queue.rows_K.tolist() == [12, 3, 13, 11, 2]
+    queue.push(torch.arange(14.0).view(7, 2), torch.arange(7))
     assert sorted(queue.x_KD[:, 0].tolist()) == [4.0, 6.0, 8.0, 10.0, 12.0]
+    assert sorted(queue.rows_K.tolist()) == [2, 3, 4, 5, 6]
+
+
+def test_neighbors_are_the_nearest_of_other_images():
+    queue = Queue(size=4, dimension=2)
+    queue.push(
+        functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]]), dim=1), torch.arange(4)
+    )
+    x_BD = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    one_BD = queue.neighbors(x_BD, torch.tensor([0, 7]), count=1)
+    torch.testing.assert_close(one_BD, queue.x_KD[[1, 0]])
+    two_BD = queue.neighbors(x_BD, torch.tensor([0, 7]), count=2)
+    wanted = functional.normalize(torch.stack([queue.x_KD[[1, 2]].mean(0), queue.x_KD[[0, 1]].mean(0)]), dim=1)
+    torch.testing.assert_close(two_BD, wanted)
+    assert queue.neighbors(x_BD, torch.tensor([0, 7]), count=99).isfinite().all()

@@ -58,7 +58,7 @@ class Moco(Method):
         with torch.autocast(x_MCHW.device.type, enabled=False):
             q_VBD, k_VBD = q_MD.float().unflatten(0, shape), functional.normalize(k_MD.float(), dim=1).view(*shape, -1)
             total = mean(info_nce(q_VBD, k_VBD, self.queue.x_KD.clone(), self.options.temperature))
-        self.queue.push(gather_detached(k_VBD[0]))
+        self.queue.push(gather_detached(k_VBD[0]), gather_detached(views.rows_B))
         y_VBD = y_MD.detach().float().unflatten(0, shape)
         return StepOutput(loss=LossTerms(total=total, terms={"contrast": total}), embeddings=(y_VBD[0], y_VBD[1]))
 
