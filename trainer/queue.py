@@ -40,14 +40,15 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def neighbors(self, x_BD: torch.Tensor, rows_B: torch.Tensor, *, count: int) -> torch.Tensor:
-        """Returns the unit mean of the nearest vectors of other images, x_BD.
+        """Returns the unit mean of the nearest vectors of other images, x_BD; zero where there is no other.
 
         Args:
             x_BD: unit vectors.
             rows_B: the images that they are of.
-            count: vectors that are averaged, at most K.
+            count: vectors that are averaged; fewer where there are not as many.
         """
-        other_BK = rows_B[:, None] != self.rows_K
-        sim_BK = (x_BD.to(self.x_KD.dtype) @ self.x_KD.t()).masked_fill(~other_BK, float("-inf"))
+        same_BK = rows_B[:, None] == self.rows_K
+        sim_BK = (x_BD.to(self.x_KD.dtype) @ self.x_KD.t()).masked_fill(same_BK, float("-inf"))
         nearest_BN = sim_BK.topk(min(count, len(self.x_KD)), dim=1).indices
-        return functional.normalize(self.x_KD[nearest_BN].mean(dim=1), dim=1)
+        other_BN1 = ~same_BK.gather(1, nearest_BN)[:, :, None]
+        return functional.normalize((self.x_KD[nearest_BN] * other_BN1).sum(dim=1), dim=1)

@@ -265,4 +265,10 @@ def test_neighbors_are_the_nearest_of_other_images():
     two_BD = queue.neighbors(x_BD, torch.tensor([0, 7]), count=2)
     wanted = functional.normalize(torch.stack([queue.x_KD[[1, 2]].mean(0), queue.x_KD[[0, 1]].mean(0)]), dim=1)
     torch.testing.assert_close(two_BD, wanted)
-    assert queue.neighbors(x_BD, torch.tensor([0, 7]), count=99).isfinite().all()
+    all_BD = queue.neighbors(x_BD, torch.tensor([0, 7]), count=99)
+    torch.testing.assert_close(
+        all_BD, functional.normalize(torch.stack([queue.x_KD[1:].sum(0), queue.x_KD.sum(0)]), dim=1)
+    )
+    alone = Queue(size=1, dimension=2)
+    alone.push(x_BD[:1], torch.tensor([0]))
+    assert not alone.neighbors(x_BD[:1], torch.tensor([0]), count=5).any()
