@@ -39,6 +39,8 @@ from index.snapshot import Snapshot
 from vicinal.store import Store
 
 K = 10
+SHARED = 4
+"""Connections of the one client of ours that callers share, beside callers with a client each."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -89,12 +91,13 @@ class Bench:
         """Returns the Python that has the client of a server."""
         return sys.executable if name == "vicinal" else str(self.arguments.peer_python)
 
-    def load(self, name: str, *, callers: int, mode: str, effort: int) -> dict[str, Any]:
+    def load(self, name: str, *, callers: int, mode: str, effort: int, connections: int = 0) -> dict[str, Any]:
         """Runs Python callers."""
         running = self.servers[name]
         words = [self.python(name), "-m", "benchmarks.serve_load", "--peer", name, "--address", running.address]
         words += ["--queries", str(self.queries), "--callers", str(callers), "--mode", mode]
         words += ["--seconds", str(self.arguments.seconds), "--effort", str(effort), "--neighbors", str(K)]
+        words += ["--connections", str(connections)]
         # The peers' callers may run as nobody, like their server.
         with tempfile.TemporaryDirectory(dir=self.place) as folder:
             Path(folder).chmod(0o777)
@@ -162,6 +165,8 @@ def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -
         if name == "vicinal" and last:
             for mode in ("stream", "batch"):
                 runs[mode] = partial(bench.load, name, callers=callers, mode=mode, effort=effort)
+        if name == "vicinal" and callers > SHARED:
+            runs["shared"] = partial(bench.load, name, callers=callers, mode="unary", effort=effort, connections=SHARED)
         if name == "redis" and last:
             runs["pipeline"] = partial(bench.load, name, callers=callers, mode="pipeline", effort=effort)
         for mode, run in runs.items():

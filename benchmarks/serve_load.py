@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--queries", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="file of the result, JSON")
     parser.add_argument("--callers", type=int, default=1)
+    help_text = "of one client that the callers share; 0: a client each; ours alone"
+    parser.add_argument("--connections", type=int, default=0, help=help_text)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--neighbors", type=int, default=10)
     parser.add_argument("--effort", type=int, default=0)
@@ -94,13 +96,17 @@ async def _vicinal(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str,
     from vicinal.client import AsyncClient
 
     callers = _Callers(arguments, x_QD)
-    clients = [AsyncClient(arguments.address) for _ in range(arguments.callers)]
+    if arguments.connections:
+        shared = AsyncClient(arguments.address, connections=arguments.connections)
+        clients = [shared] * arguments.callers
+    else:
+        clients = [AsyncClient(arguments.address) for _ in range(arguments.callers)]
     await asyncio.gather(*(client.search(x_QD[0], **callers.options) for client in clients))
     run = getattr(callers, arguments.mode)
     start = time.perf_counter()
     await asyncio.gather(*(run(n, client, start + arguments.seconds) for n, client in enumerate(clients)))
     seconds = time.perf_counter() - start
-    await asyncio.gather(*(client.close() for client in clients))
+    await asyncio.gather(*(client.close() for client in set(clients)))
     return _result(callers.count, seconds, callers.latencies, callers.found)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from tests.serving.wire_client import PATH, serving
 from vicinal.client import AsyncClient
 from vicinal.client.channel import RetryPolicy
 from vicinal.client.wire import WireChannel, is_plain_address
-from vicinal.errors import DeadlineExceededError, ItemNotFoundError, UnavailableError
+from vicinal.errors import DeadlineExceededError, InvalidArgumentError, ItemNotFoundError, UnavailableError
 from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
 from vicinal.store import Store
@@ -112,6 +113,35 @@ def test_more_calls_than_the_server_takes_at_once_wait_their_turn() -> None:
 
     with serving(Limits(message_bytes=1 << 20, streams=3)) as (_, port, _):
         asyncio.run(run(port))
+
+
+def test_calls_together_take_several_connections_and_calls_in_turn_the_first() -> None:
+    async def run(port: int) -> None:
+        channel = WireChannel(f"127.0.0.1:{port}", connections=3)
+        say = method(channel)
+
+        async def together(count: int) -> Counter[bytes]:
+            return Counter(await asyncio.gather(*(say(b"who", timeout=5, metadata=()) for _ in range(count))))
+
+        one = await together(1)
+        assert await together(1) == one
+        assert await together(2) > one
+        assert sorted((await together(30)).values()) == [10, 10, 10]
+        waiting = [asyncio.create_task(say(b"wait", timeout=20, metadata=())) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        await channel.close()
+        for ended in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(ended, grpc.aio.AioRpcError)
+            assert ended.code() is grpc.StatusCode.CANCELLED
+
+    with serving() as (_, port, _):
+        asyncio.run(run(port))
+
+
+@pytest.mark.parametrize("count", [0, -1, 65])
+def test_a_number_of_connections_that_cannot_be_is_refused(count: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"connections is {count}, wanted 1 to 64"):
+        AsyncClient("127.0.0.1:1", connections=count)
 
 
 def test_a_server_that_comes_back_is_found_again(vector_store: Store) -> None:

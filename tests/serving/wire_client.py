@@ -45,6 +45,9 @@ class Echo:
             assert context.peer().startswith("ipv4:127.0.0.1:")
             assert dict(context.auth_context()) == {}
             return repr(sorted(context.invocation_metadata())).encode()
+        if raw == b"who":
+            await asyncio.sleep(0.1)
+            return str(context.peer()).encode()
         if raw == b"time":
             return b"%d" % round(context.time_remaining() or -1)
         return raw

@@ -32,20 +32,27 @@ from vicinal.client.search import Options, QueryLike
 from vicinal.client.stream import METHOD as STREAM_METHOD
 from vicinal.client.stream import Pending, run_async
 from vicinal.client.wire import WireChannel, is_plain_address
-from vicinal.errors import UnavailableError, VicinalError
+from vicinal.errors import InvalidArgumentError, UnavailableError, VicinalError
 from vicinal.v1 import search_service_pb2 as pb
 
 T = TypeVar("T")
+_MOST_CONNECTIONS = 64
 
 
 class AsyncClient:
-    """A connection to a server for one event loop; its methods are those of ``Client``, to be awaited.
+    """Connections to a server for one event loop; its methods are those of ``Client``, to be awaited.
 
     Args:
         address: ``host:port``.
         timeout_s: seconds that a call may take, retries included, unless it says otherwise.
         security: TLS and API key; default plain text.
         retry: when a call is sent again.
+        connections: at most this many on plain text, one under TLS. One connection is one of the server's worker
+            processes: with several, calls in progress together are answered by several, and one may see a new
+            snapshot a moment before another. Calls one after the other take the first connection alone.
+
+    Raises:
+        InvalidArgumentError: ``connections`` is below 1 or above 64.
     """
 
     def __init__(
@@ -55,7 +62,10 @@ class AsyncClient:
         timeout_s: float = 30.0,
         security: Security | None = None,
         retry: RetryPolicy | None = None,
+        connections: int = 1,
     ) -> None:
+        if not 1 <= connections <= _MOST_CONNECTIONS:
+            raise InvalidArgumentError(f"connections is {connections}, wanted 1 to {_MOST_CONNECTIONS}")
         security = security or Security()
         self.address = address
         """Of the server."""
@@ -69,7 +79,9 @@ class AsyncClient:
             if secrets
             else grpc.aio.insecure_channel(address, options=options)
         )
-        self._wire = WireChannel(address) if secrets is None and is_plain_address(address) else None
+        self._wire = (
+            WireChannel(address, connections=connections) if secrets is None and is_plain_address(address) else None
+        )
         self._methods: dict[str, Any] = {}
 
     search = async_method(search_calls.search)
@@ -172,7 +184,7 @@ class AsyncClient:
         )
 
     async def close(self) -> None:
-        """Closes the connection; calls in progress are cancelled."""
+        """Closes the connections; calls in progress are cancelled."""
         if self._wire is not None:
             await self._wire.close()
         await self._channel.close()

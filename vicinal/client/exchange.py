@@ -8,10 +8,13 @@ from typing import Any
 import grpc
 
 from vicinal.http2.fields import decode_binary, decode_message
+from vicinal.http2.frames import ErrorCode
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _BY_HTTP = {"401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
 """Status codes of gRPC for those of HTTP, where what answers is no gRPC server."""
+BY_RESET: dict[int, int] = {ErrorCode.REFUSED_STREAM: 14, ErrorCode.CANCEL: 1, ErrorCode.ENHANCE_YOUR_CALM: 8}
+"""Status codes of gRPC for a stream that was reset."""
 _OWN = frozenset({":status", "content-type", "grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding"})
 
 

@@ -13,6 +13,7 @@ import grpc
 
 from vicinal.client.exchange import Exchange, LostCallError, call_error, check_status
 from vicinal.client.wire_link import WireLink
+from vicinal.client.wire_slot import WireSlot
 from vicinal.client.wire_stream import PREFIX_BYTES, WireStream, framed
 from vicinal.http2.fields import literal
 
@@ -34,16 +35,14 @@ class WireChannel:
 
     Args:
         address: ``HOST:PORT``.
+        connections: at most; a call takes the one with the fewest calls in progress, the first of equals.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, connections: int = 1) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
-        self._host, self._port = host.strip("[]"), int(port)
-        self._link: WireLink | None = None
-        self._opening: asyncio.Task[WireLink] | None = None
+        self._slots = [WireSlot(host.strip("[]"), int(port), address) for _ in range(connections)]
         self._heads: dict[tuple[str, int, tuple[tuple[str, str], ...]], bytes] = {}
-        self._closed = False
 
     def unary_unary(self, method: str, *, request_serializer: Any, response_deserializer: Any) -> Any:
         """Returns what calls an RPC; the shape of ``grpc.aio.Channel.unary_unary``."""
@@ -77,15 +76,12 @@ class WireChannel:
         return call
 
     async def close(self) -> None:
-        """Closes the connection; calls in progress are cancelled."""
-        self._closed = True
-        if self._opening is not None:
-            self._opening.cancel()
-        if self._link is not None:
-            self._link.close()
+        """Closes the connections; calls in progress are cancelled."""
+        for slot in self._slots:
+            slot.close()
 
     async def _exchange(self, head: bytes, body: bytes) -> Exchange:
-        link = await self._usable()
+        link = await self._slot().usable()
         number, exchange = link.send(head, body)
         try:
             return await exchange.done
@@ -94,39 +90,11 @@ class WireChannel:
             raise
 
     async def _usable(self) -> WireLink:
-        """Returns a connection that takes one call more."""
-        link = self._link
-        while link is None or not link.usable or link.is_full:
-            if link is not None and link.usable:
-                await link.room()
-            else:
-                link = await self._connected()
-        return link
+        return await self._slot().usable()
 
-    async def _connected(self) -> WireLink:
-        if self._closed:
-            raise LostCallError(grpc.StatusCode.CANCELLED.value[0], "the client was closed")
-        if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
-            self._opening.add_done_callback(self._opened)
-        # Whoever gives up does not take the connection from those who wait too.
-        return await asyncio.shield(self._opening)
-
-    async def _open(self) -> WireLink:
-        loop = asyncio.get_running_loop()
-        try:
-            _, link = await loop.create_connection(WireLink, self._host, self._port)
-        except OSError as error:
-            raise LostCallError(
-                grpc.StatusCode.UNAVAILABLE.value[0], f"failed to connect to {self._address}: {error}"
-            ) from error
-        self._link = link
-        return link
-
-    def _opened(self, task: "asyncio.Task[WireLink]") -> None:
-        self._opening = None
-        if not task.cancelled():
-            task.exception()
+    def _slot(self) -> WireSlot:
+        slots = self._slots
+        return slots[0] if len(slots) == 1 else min(slots, key=_calls)
 
     def _head(self, method: str, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]) -> bytes:
         timeout_ms = 0 if timeout_s is None else min(99_999_999, max(1, round(1000 * timeout_s)))
@@ -149,6 +117,10 @@ class WireChannel:
                 self._heads.clear()
             self._heads[key] = known
         return known
+
+
+def _calls(slot: WireSlot) -> int:
+    return slot.calls
 
 
 def _content(exchange: Exchange) -> bytes:

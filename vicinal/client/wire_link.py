@@ -8,7 +8,7 @@ from typing import Any
 from hpack import HPACKError
 from typing_extensions import override
 
-from vicinal.client.exchange import Exchange, LostCallError
+from vicinal.client.exchange import BY_RESET, Exchange, LostCallError
 from vicinal.client.outlet import Outlet
 from vicinal.http2 import frames
 from vicinal.http2.blocks import BlockReader
@@ -18,12 +18,7 @@ _WINDOW = 1 << 30
 _FRAME_BYTES = 1 << 20
 _KEEPALIVE_S = 30.0
 _KEEPALIVE_WAIT_S = 10.0
-_UNAVAILABLE, _CANCELLED, _INTERNAL, _EXHAUSTED = 14, 1, 13, 8
-_BY_RESET: dict[int, int] = {
-    ErrorCode.REFUSED_STREAM: _UNAVAILABLE,
-    ErrorCode.CANCEL: _CANCELLED,
-    ErrorCode.ENHANCE_YOUR_CALM: _EXHAUSTED,
-}
+_UNAVAILABLE, _CANCELLED, _INTERNAL = 14, 1, 13
 
 
 class WireLink(asyncio.Protocol):
@@ -55,6 +50,11 @@ class WireLink(asyncio.Protocol):
             int(Kind.GOAWAY): self._on_go_away,
             int(Kind.WINDOW_UPDATE): self._on_window,
         }
+
+    @property
+    def calls(self) -> int:
+        """Calls in progress."""
+        return len(self._exchanges)
 
     @property
     def is_full(self) -> bool:
@@ -237,7 +237,7 @@ class WireLink(asyncio.Protocol):
     def _on_reset(self, flags: int, number: int, payload: bytes) -> None:
         del flags
         code = int.from_bytes(payload, "big")
-        self._fail(number, _BY_RESET.get(code, _INTERNAL), f"the server ended the call with code {code}")
+        self._fail(number, BY_RESET.get(code, _INTERNAL), f"the server ended the call with code {code}")
 
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
         del number
