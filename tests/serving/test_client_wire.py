@@ -121,15 +121,17 @@ def test_calls_together_take_several_connections_and_calls_in_turn_the_first() -
         say = method(channel)
 
         async def together(count: int) -> Counter[bytes]:
-            return Counter(await asyncio.gather(*(say(b"who", timeout=5, metadata=()) for _ in range(count))))
+            return Counter(await asyncio.gather(*(say(b"who", timeout=10, metadata=()) for _ in range(count))))
 
-        one = await together(1)
-        assert await together(1) == one
-        assert await together(2) > one
-        assert sorted((await together(30)).values()) == [10, 10, 10]
-        waiting = [asyncio.create_task(say(b"wait", timeout=20, metadata=())) for _ in range(6)]
-        await asyncio.sleep(0.1)
-        await channel.close()
+        try:
+            one = await together(1)
+            assert await together(1) == one
+            assert await together(2) > one
+            assert sorted((await together(24)).values()) == [8, 8, 8]
+            waiting = [asyncio.create_task(say(b"wait", timeout=20, metadata=())) for _ in range(6)]
+            await asyncio.sleep(0.1)
+        finally:
+            await channel.close()
         for ended in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(ended, grpc.aio.AioRpcError)
             assert ended.code() is grpc.StatusCode.CANCELLED
