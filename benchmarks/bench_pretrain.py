@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 
 from benchmarks import pretrain_lightly
 from benchmarks.frame import ROOT, Frame
@@ -138,7 +139,9 @@ def measure(frame: Frame, folder: Path, images: Path) -> dict[str, list[dict[str
             try:
                 trained, speed = ours(frame, folder, data, method=method, encoder=encoder, seed=seed)
             except VicinalError as error:
-                frame.config[f"{method} {encoder}, seed {seed}, did not train"] = str(error)
+                # Neither ends the runs after it nor goes unseen.
+                frame.peers[f"{method} {encoder}, seed {seed}"] = f"did not train: {error}"
+                Console(stderr=True).print(f"{method} {encoder}, seed {seed}, did not train: {error}")
                 continue
             scores.setdefault(f"{method} {encoder}", []).append({"views/s": speed, **score(frame, trained, images)})
     return scores
