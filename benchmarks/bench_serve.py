@@ -39,7 +39,7 @@ from index.snapshot import Snapshot
 from vicinal.store import Store
 
 K = 10
-SHARED = 4
+SHARED = 8
 """Connections of the one client of ours that callers share, beside callers with a client each."""
 
 
