@@ -36,7 +36,7 @@ class WireLink(asyncio.Protocol):
         self._block: tuple[int, int, bytes] | None = None
         self._outlet = Outlet(self._exchanges, most_frame_bytes=_FRAME_BYTES)
         self._received = 0
-        self._most_calls = frames.MAX_WINDOW
+        self._most_calls: int | None = None
         self._queue: deque[asyncio.Future[None]] = deque()
         self._heard_s = self._loop.time()
         self._keeper: asyncio.TimerHandle | None = None
@@ -58,8 +58,8 @@ class WireLink(asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether the server takes no further call now."""
-        return len(self._exchanges) >= self._most_calls
+        """Whether the server takes no further call now; until it has said how many it takes, one."""
+        return len(self._exchanges) >= (1 if self._most_calls is None else self._most_calls)
 
     async def room(self) -> None:
         """Waits until the server may take one call more, or the connection is over."""
@@ -222,7 +222,7 @@ class WireLink(asyncio.Protocol):
         self._call_next()
 
     def _call_next(self) -> None:
-        while self._queue and (len(self._exchanges) < self._most_calls or not self.usable):
+        while self._queue and not (self.usable and self.is_full):
             waiting = self._queue.popleft()
             if not waiting.done():
                 waiting.set_result(None)
@@ -243,6 +243,7 @@ class WireLink(asyncio.Protocol):
         del number
         if flags & frames.ACK:
             return
+        self._most_calls = frames.MAX_WINDOW if self._most_calls is None else self._most_calls
         for at in range(0, len(payload) // 6 * 6, 6):
             key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
             if key == Setting.INITIAL_WINDOW_SIZE:
@@ -253,6 +254,8 @@ class WireLink(asyncio.Protocol):
                 self._most_calls = value
         self._transport.write(frame(Kind.SETTINGS, frames.ACK, 0))
         self._outlet.push_all()
+        for _ in range(len(self._queue)):
+            self._call_next()
 
     def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
         del number
