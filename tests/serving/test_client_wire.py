@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +18,9 @@ from tests.serving.conftest import config, make_vectors, running
 from tests.serving.wire_client import PATH, serving
 from vicinal.client import AsyncClient
 from vicinal.client.channel import RetryPolicy
+from vicinal.client.exchange import LostCallError
 from vicinal.client.wire import WireChannel, is_plain_address
+from vicinal.client.wire_link import WireLink
 from vicinal.errors import DeadlineExceededError, InvalidArgumentError, ItemNotFoundError, UnavailableError
 from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
@@ -225,6 +228,24 @@ def test_what_is_no_grpc_server_is_one_clear_error(raw: bytes, code: grpc.Status
 
     for port in answering(raw):
         asyncio.run(run(port))
+
+
+def test_calls_on_a_connection_that_breaks_meanwhile_are_silent(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            _, link = await asyncio.get_running_loop().create_connection(WireLink, *listener.getsockname())
+            there, _ = listener.accept()
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            there.close()
+            number, exchange = link.open(b"", bytes)
+            for _ in range(20):
+                link.push(number, b"x", last=False)
+            with pytest.raises(LostCallError, match="the connection was lost") as caught:
+                await exchange.done
+            assert caught.value.as_grpc().code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(run())
+    assert not caplog.records
 
 
 def test_nobody_there_is_unavailable_and_a_deadline_holds() -> None:

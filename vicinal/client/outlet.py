@@ -40,10 +40,10 @@ class Outlet:
         size = len(body)
         if size <= self._window and size <= exchange.window and size <= self._frame_bytes:
             self._window -= size
-            self.transport.write(opening + frame(Kind.DATA, frames.END_STREAM, number, body))
+            self.write(opening + frame(Kind.DATA, frames.END_STREAM, number, body))
         else:
             exchange.outgoing = body
-            self.transport.write(opening)
+            self.write(opening)
             self.push(number, exchange)
 
     def push(self, number: int, exchange: Exchange) -> None:
@@ -59,7 +59,12 @@ class Outlet:
             ends = exchange.is_whole and not exchange.outgoing
             out.append(frame(Kind.DATA, frames.END_STREAM if ends else 0, number, piece))
         if out:
-            self.transport.write(b"".join(out))
+            self.write(b"".join(out))
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes; nothing where the connection is lost, which ends its calls in a moment."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def widen(self, number: int, size: int) -> None:
         """Takes the server's word that it takes more, of one call or (0) of all together."""

@@ -93,7 +93,7 @@ class WireLink(asyncio.Protocol):
         """
         number, exchange = self._begin()
         exchange.take, exchange.is_whole = take, False
-        self._transport.write(frame(Kind.HEADERS, frames.END_HEADERS, number, head))
+        self._outlet.write(frame(Kind.HEADERS, frames.END_HEADERS, number, head))
         return number, exchange
 
     def push(self, number: int, body: bytes, *, last: bool) -> None:
@@ -110,13 +110,13 @@ class WireLink(asyncio.Protocol):
         exchange.outgoing += body
         exchange.is_whole = last
         if last and not exchange.outgoing:
-            self._transport.write(frame(Kind.DATA, frames.END_STREAM, number))
+            self._outlet.write(frame(Kind.DATA, frames.END_STREAM, number))
         self._outlet.push(number, exchange)
 
     def give_up(self, number: int) -> None:
         """Tells the server that nobody waits for a reply any more."""
-        if self._exchanges.pop(number, None) is not None and not self._transport.is_closing():
-            self._transport.write(frames.reset(number, ErrorCode.CANCEL))
+        if self._exchanges.pop(number, None) is not None:
+            self._outlet.write(frames.reset(number, ErrorCode.CANCEL))
         self._call_next()
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class WireLink(asyncio.Protocol):
             Setting.MAX_FRAME_SIZE: _FRAME_BYTES,
         }
         more = frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
-        self._transport.write(frames.PREFACE + frames.settings(told) + more)
+        self._outlet.write(frames.PREFACE + frames.settings(told) + more)
         self._keeper = self._loop.call_later(_KEEPALIVE_S, self._keep)
 
     @override
@@ -191,7 +191,7 @@ class WireLink(asyncio.Protocol):
     def _on_data(self, flags: int, number: int, payload: bytes) -> None:
         self._received += len(payload)
         if self._received >= _WINDOW // 2:
-            self._transport.write(frames.window_update(0, self._received))
+            self._outlet.write(frames.window_update(0, self._received))
             self._received = 0
         exchange = self._exchanges.get(number)
         if exchange is None:
@@ -203,7 +203,7 @@ class WireLink(asyncio.Protocol):
             exchange.take(content)
             exchange.received += len(payload)
             if exchange.received >= _WINDOW // 2 and not flags & frames.END_STREAM:
-                self._transport.write(frames.window_update(number, exchange.received))
+                self._outlet.write(frames.window_update(number, exchange.received))
                 exchange.received = 0
         if flags & frames.END_STREAM:
             self._finish(number, exchange)
@@ -252,7 +252,7 @@ class WireLink(asyncio.Protocol):
                 self._outlet.allow(frame_bytes=value)
             elif key == Setting.MAX_CONCURRENT_STREAMS:
                 self._most_calls = value
-        self._transport.write(frame(Kind.SETTINGS, frames.ACK, 0))
+        self._outlet.write(frame(Kind.SETTINGS, frames.ACK, 0))
         self._outlet.push_all()
         for _ in range(len(self._queue)):
             self._call_next()
@@ -260,7 +260,7 @@ class WireLink(asyncio.Protocol):
     def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
         del number
         if not flags & frames.ACK:
-            self._transport.write(frame(Kind.PING, frames.ACK, 0, payload))
+            self._outlet.write(frame(Kind.PING, frames.ACK, 0, payload))
 
     def _on_go_away(self, flags: int, number: int, payload: bytes) -> None:
         del flags, number
@@ -281,7 +281,7 @@ class WireLink(asyncio.Protocol):
             self._end(_UNAVAILABLE, "the server is silent")
             return
         if silent_s >= _KEEPALIVE_S:
-            self._transport.write(frame(Kind.PING, 0, 0, b"vicinal?"))
+            self._outlet.write(frame(Kind.PING, 0, 0, b"vicinal?"))
         self._keeper = self._loop.call_later(_KEEPALIVE_WAIT_S, self._keep)
 
     def _end(self, code: int, details: str) -> None:
