@@ -152,7 +152,7 @@ def test_every_form_of_a_query_is_encoded() -> None:
     assert encode_query(bytearray(b"img")).content == b"img"
     assert encode_query([1.0, 2.0]).vector.dimension == 2
     ready = types_pb2.Query(item_id="b")
-    assert encode_query(ready) is ready
+    assert encode_query(ready) == ready
     with pytest.raises(InvalidVectorError, match="batch_search"):
         encode_query(np.zeros((2, 2)))
 

@@ -73,8 +73,8 @@ def search(
     Raises:
         VicinalError: of the class that the server raised; see docs/api.md.
     """
-    message = encode_query(query, fingerprint=fingerprint)
-    request = pb.SearchRequest(query=message, options=encode_options(options), snapshot=snapshot)
+    request = pb.SearchRequest(options=encode_options(options), snapshot=snapshot)
+    fill_query(request.query, query, fingerprint=fingerprint)
     return Call(
         method=f"{_SERVICE}/Search",
         request=request,
@@ -146,9 +146,17 @@ def embed(contents: Sequence[bytes], *, snapshot: str = "", timeout_s: float | N
 
 
 def encode_query(query: QueryLike, *, fingerprint: str = "") -> types_pb2.Query:
-    """Returns the message of a query.
+    """Returns the message of a query; see ``fill_query``."""
+    message = types_pb2.Query()
+    fill_query(message, query, fingerprint=fingerprint)
+    return message
+
+
+def fill_query(message: types_pb2.Query, query: QueryLike, *, fingerprint: str = "") -> None:
+    """Writes a query into its place in a request.
 
     Args:
+        message: the empty place.
         query: an item id, the bytes of an image, a vector, or a message, which stays as it is.
         fingerprint: of the encoder that made a vector; empty for the snapshot's own.
 
@@ -156,24 +164,24 @@ def encode_query(query: QueryLike, *, fingerprint: str = "") -> types_pb2.Query:
         InvalidArgumentError: not an item id, image, vector or Query.
     """
     if isinstance(query, str):
-        return types_pb2.Query(item_id=query)
-    if isinstance(query, bytes | bytearray | memoryview):
-        return types_pb2.Query(content=bytes(query))
-    if isinstance(query, types_pb2.Query):
-        return query
-    try:
-        x_D = np.asarray(query, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"a query is an item id (str), an image (bytes) or a vector, got {type(query).__name__}", field="query"
-        ) from error
-    if x_D.ndim != 1:
-        raise InvalidVectorError(
-            f"a query vector has shape (D,), got {x_D.shape}; use batch_search for several", field="query"
-        )
-    message = types_pb2.Query(vector=encode_vector(x_D))
-    message.vector.fingerprint = fingerprint
-    return message
+        message.item_id = query
+    elif isinstance(query, bytes | bytearray | memoryview):
+        message.content = bytes(query)
+    elif isinstance(query, types_pb2.Query):
+        message.CopyFrom(query)
+    else:
+        try:
+            x_D = np.asarray(query, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"a query is an item id (str), an image (bytes) or a vector, got {type(query).__name__}", field="query"
+            ) from error
+        if x_D.ndim != 1:
+            raise InvalidVectorError(
+                f"a query vector has shape (D,), got {x_D.shape}; use batch_search for several", field="query"
+            )
+        message.vector.CopyFrom(encode_vector(x_D))
+        message.vector.fingerprint = fingerprint
 
 
 def decode_item(message: types_pb2.Item) -> Item:
@@ -224,7 +232,7 @@ def _plan(message: pb.SearchPlan) -> Plan:
 def _result(neighbors: types_pb2.Neighbors, ref: SnapshotRef, plan: Plan, token: str = "") -> SearchResult:
     return SearchResult(
         item_ids=list(neighbors.item_ids),
-        scores=np.array(neighbors.scores, dtype=np.float32),
+        scores=np.array(neighbors.scores[:], dtype=np.float32),  # a list is read four times as fast as the container
         snapshot=ref,
         plan=plan,
         items=[decode_item(item) for item in neighbors.items],

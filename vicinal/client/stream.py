@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from vicinal.client.channel import RetryPolicy
 from vicinal.client.results import SearchResult
-from vicinal.client.search import Options, QueryLike, decode_search, encode_options, encode_query
+from vicinal.client.search import Options, QueryLike, decode_search, encode_options, fill_query
 from vicinal.codec import decode_error
 from vicinal.errors import UnavailableError, VicinalError
 from vicinal.v1 import search_service_pb2 as pb
@@ -117,8 +117,9 @@ class Pending:
             if self._epoch != epoch or self._ended:
                 self._free.release()
                 return None
+            request = pb.StreamSearchRequest(sequence=self._taken)
             try:
-                query = encode_query(next(self._queries))
+                fill_query(request.search.query, next(self._queries))
             except StopIteration:
                 self._ended = True
                 return None
@@ -126,8 +127,8 @@ class Pending:
                 # Raised again where the caller sees it, not in the thread that sends.
                 self._ended, self._broken = True, error
                 return None
-            search = pb.SearchRequest(query=query, options=self._options, snapshot=self._snapshot)
-            request = pb.StreamSearchRequest(sequence=self._taken, search=search)
+            request.search.options.CopyFrom(self._options)
+            request.search.snapshot = self._snapshot
             self._sent[self._taken] = request
             self._taken += 1
             return request
