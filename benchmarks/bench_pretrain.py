@@ -24,6 +24,7 @@ from rich.console import Console
 
 from benchmarks import pretrain_lightly
 from benchmarks.frame import ROOT, Frame
+from trainer.allocator import keep_memory
 from trainer.config import BudgetConfig, PretrainConfig
 from trainer.knn import knn_accuracy
 from trainer.pretrain import pretrain
@@ -151,6 +152,8 @@ def main() -> None:
     """Runs the benchmark."""
     frame = Frame.start("pretrain", __doc__, add=_arguments)
     arguments: Any = frame.arguments
+    # As the command does.
+    keep_memory()
     if frame.quick:
         arguments.minutes, arguments.seeds = 0.03, 1
     known = Path(os.environ.get("VICINAL_TEST_DATA", ROOT.parent / "shared" / "data")) / "cifar10-jpeg.zip"

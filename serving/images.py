@@ -1,7 +1,8 @@
 """Embeds the images of queries: remembered by digest, decoded in threads, put through the encoder together.
 
-While one batch is in the encoder, further images are decoded and make the next, so nothing ever
-waits for a batch to fill. One batch is under way at a time, as a GPU wants it.
+An image that finds the encoder idle is decoded and embedded in one go. While one batch is under way, further images
+make the next, so nothing ever waits for a batch to fill; they are decoded meanwhile where a core is free for that.
+One batch is under way at a time, as a GPU wants it.
 """
 
 import asyncio
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from vicinal.encoder import Encoder
 
 
+_MOST_UNDECODED = 32
+"""Images that are decoded for one batch while the others wait for it."""
+
+
 class Run(Protocol):
     """Runs a function in a thread."""
 
@@ -35,8 +40,11 @@ class Run(Protocol):
 @dataclass(slots=True, kw_only=True)
 class _Waiting:
     encoder: "Encoder"
-    image: U8Array
+    content: bytes
+    call: Call
     result: "asyncio.Future[F32Array]"
+    image: U8Array | None = None
+    """What was decoded; None where that is left to the batch."""
 
 
 class ImageEmbedder:
@@ -46,12 +54,14 @@ class ImageEmbedder:
         limits: the limits of the server.
         run: runs a function in a thread.
         slab: where hits, misses and batch sizes are counted.
+        ahead: whether images are decoded while the encoder is at work on a CPU; it wants a core more.
     """
 
-    def __init__(self, limits: LimitsConfig, *, run: Run, slab: Slab) -> None:
+    def __init__(self, limits: LimitsConfig, *, run: Run, slab: Slab, ahead: bool) -> None:
         self._limits = limits
         self._run = run
         self._slab = slab
+        self._ahead = ahead
         self._known: OrderedDict[tuple[str, bytes], F32Array] = OrderedDict()
         self._waiting: deque[_Waiting] = deque()
         self._pump: asyncio.Task[None] | None = None
@@ -80,11 +90,13 @@ class ImageEmbedder:
             self._slab.add("cache_hit_count")
             return known
         self._slab.add("cache_miss_count")
-        image = await self._run(self._decode, encoder, content)
-        call.check()
-        waiting = _Waiting(encoder=encoder, image=image, result=asyncio.get_running_loop().create_future())
+        result = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(encoder=encoder, content=content, call=call, result=result)
+        if self._is_busy() and (self._ahead or encoder.device.type != "cpu"):
+            waiting.image = await self._run(self._decode, encoder, content)
+            call.check()
         self._waiting.append(waiting)
-        if self._pump is None or self._pump.done():
+        if not self._is_busy():
             self._pump = asyncio.create_task(self._embed_waiting())
         x_D = await waiting.result
         self._remember(key, x_D)
@@ -127,6 +139,9 @@ class ImageEmbedder:
             )
         return generation.encoder
 
+    def _is_busy(self) -> bool:
+        return self._pump is not None and not self._pump.done()
+
     def _decode(self, encoder: "Encoder", content: bytes) -> U8Array:
         max_bytes = int(self._limits.max_image_mib * 2**20)
         return encoder.decode(content, max_pixels=self._limits.max_pixels, max_bytes=max_bytes)
@@ -137,26 +152,47 @@ class ImageEmbedder:
             if not batch:
                 continue
             try:
-                x_BD = await self._run(batch[0].encoder.embed, np.stack([waiting.image for waiting in batch]))
+                found = await self._run(self._embed_batch, batch)
             except Exception as error:  # noqa: BLE001 - it is raised in every call that waits
-                for waiting in batch:
-                    with contextlib.suppress(asyncio.InvalidStateError):
-                        waiting.result.set_exception(error)
-                continue
-            self._slab.add("image_batch_count")
-            self._slab.add("batched_image_count", len(batch))
-            for waiting, x_D in zip(batch, x_BD, strict=True):
+                found = [error] * len(batch)
+            good = sum(isinstance(one, np.ndarray) for one in found)
+            self._slab.add("image_batch_count", good > 0)
+            self._slab.add("batched_image_count", good)
+            for waiting, one in zip(batch, found, strict=True):
                 with contextlib.suppress(asyncio.InvalidStateError):
-                    waiting.result.set_result(np.array(x_D))
+                    if isinstance(one, Exception):
+                        waiting.result.set_exception(one)
+                    else:
+                        waiting.result.set_result(one)
+
+    def _embed_batch(self, batch: Sequence[_Waiting]) -> list[F32Array | Exception]:
+        """Returns an embedding or an error for each; runs in a thread."""
+        found: dict[int, F32Array | Exception] = {}
+        images: dict[int, U8Array] = {}
+        for place, waiting in enumerate(batch):
+            try:
+                image = self._decode(waiting.encoder, waiting.content) if waiting.image is None else waiting.image
+                waiting.call.check()
+                images[place] = image
+            except Exception as error:  # noqa: BLE001 - it is raised in the call whose image this is
+                found[place] = error
+        if images:
+            x_BD = batch[0].encoder.embed(np.stack(list(images.values())))
+            found.update((place, np.array(x_D)) for place, x_D in zip(images, x_BD, strict=True))
+        return [found[place] for place in range(len(batch))]
 
     def _take(self) -> list[_Waiting]:
-        encoder = self._waiting[0].encoder
+        encoder, undecoded = self._waiting[0].encoder, 0
         batch: list[_Waiting] = []
         while self._waiting and self._waiting[0].encoder is encoder and len(batch) < self._limits.max_images:
             waiting = self._waiting.popleft()
-            if not waiting.result.cancelled():
+            if waiting.result.cancelled():
                 # Whoever hung up while the image waited is not worked for.
-                batch.append(waiting)
+                continue
+            batch.append(waiting)
+            undecoded += waiting.image is None
+            if undecoded == _MOST_UNDECODED:
+                break
         return batch
 
     def _remember(self, key: tuple[str, bytes], x_D: F32Array) -> None:

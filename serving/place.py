@@ -10,6 +10,7 @@ from index.live import pending_count
 from serving.board import Board, Slab
 from serving.context import Call
 from serving.generation import Generation
+from serving.worker import core_count
 from vicinal.types import SnapshotRef
 
 _SWAP_WAIT_S = 5.0
@@ -31,6 +32,11 @@ class Place:
     def slab(self) -> Slab:
         """This worker's part of the board."""
         return self.board.slab(self.number)
+
+    @property
+    def has_spare_core(self) -> bool:
+        """Whether there are more cores than workers."""
+        return core_count() > self.board.worker_count
 
     def observe(self, call: Call, code: int, seconds: float) -> None:
         """Counts a call."""

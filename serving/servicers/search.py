@@ -41,7 +41,9 @@ class SearchServicer:
     def __init__(self, context: ServingContext) -> None:
         self._context = context
         self._searcher = Searcher(context.config.limits, context.queries, context.store)
-        self._images = ImageEmbedder(context.config.limits, run=context.run, slab=context.place.slab)
+        self._images = ImageEmbedder(
+            context.config.limits, run=context.run, slab=context.place.slab, ahead=context.place.has_spare_core
+        )
         self._fast: tuple[Generation | None, FastPath | None] = (None, None)
         self._dispatcher = SearchDispatcher()
         self.quick = {"Search": self.search_plain}

@@ -48,7 +48,9 @@ class SnapshotServicer:
         config = context.config
         self._operations = Operations(context.store, config.refresh, life_fd=context.place.life_fd)
         limits = replace(context.config.limits, embedding_cache_count=0)
-        self._images = ImageEmbedder(limits, run=context.run, slab=context.place.slab)
+        self._images = ImageEmbedder(
+            limits, run=context.run, slab=context.place.slab, ahead=context.place.has_spare_core
+        )
 
     async def GetActiveSnapshot(
         self,

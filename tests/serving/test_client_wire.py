@@ -237,7 +237,7 @@ def test_calls_on_a_connection_that_breaks_meanwhile_are_silent(caplog: pytest.L
             there, _ = listener.accept()
             there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             there.close()
-            number, exchange = link.open(b"", bytes)
+            number, exchange = link.open(b"", list[bytes]().append)
             for _ in range(20):
                 link.push(number, b"x", last=False)
             with pytest.raises(LostCallError, match="the connection was lost") as caught:

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from tests.serving.conftest import config, running
 from tests.serving.images import make_png
 from vicinal.client import Client
 from vicinal.encoder import Encoder
-from vicinal.errors import InvalidArgumentError, InvalidImageError
+from vicinal.errors import DeadlineExceededError, InvalidArgumentError, InvalidImageError
 from vicinal.store import Store
 
 
@@ -29,12 +31,13 @@ def call() -> Call:
     return Call(method="/m", request_id="", client="", deadline_s=float("inf"))
 
 
-def embedder(board: Board, **limits: Any) -> ImageEmbedder:
-    return ImageEmbedder(LimitsConfig(**limits), run=asyncio.to_thread, slab=board.slab(0))
+def embedder(board: Board, *, ahead: bool = True, **limits: Any) -> ImageEmbedder:
+    return ImageEmbedder(LimitsConfig(**limits), run=asyncio.to_thread, slab=board.slab(0), ahead=ahead)
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 def test_images_of_many_calls_go_through_the_encoder_together(
-    generation: Generation, monkeypatch: pytest.MonkeyPatch
+    generation: Generation, monkeypatch: pytest.MonkeyPatch, *, ahead: bool
 ) -> None:
     board, slow = Board(1, ["/m"]), threading.Event()
     embed = Encoder.embed
@@ -47,7 +50,7 @@ def test_images_of_many_calls_go_through_the_encoder_together(
     contents = [make_png(number) for number in range(30)]
 
     async def run() -> Any:
-        images = embedder(board)
+        images = embedder(board, ahead=ahead)
         return await asyncio.gather(*(images.embed(generation, content, call()) for content in contents))
 
     found = asyncio.run(run())
@@ -69,12 +72,15 @@ def test_the_same_image_is_embedded_once_and_few_are_remembered(generation: Gene
     assert (slab["cache_hit_count"], slab["cache_miss_count"], slab["batched_image_count"]) == (2, 5, 5)
 
 
-def test_errors_stay_with_their_image_and_limits_hold(generation: Generation) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_errors_stay_with_their_image_and_limits_hold(generation: Generation, *, ahead: bool) -> None:
     async def run() -> None:
-        images = embedder(Board(1, ["/m"]), max_images=3, max_image_mib=0.001, max_pixels=1000)
+        board = Board(1, ["/m"])
+        images = embedder(board, ahead=ahead, max_images=3, max_image_mib=0.001, max_pixels=1000)
         found = await images.embed_all(generation, [make_png(1), b"text", b""], call())
         assert isinstance(found[0], np.ndarray)
         assert [type(one) for one in found[1:]] == [InvalidImageError, InvalidImageError]
+        assert board.slab(0)["batched_image_count"] == 1
         with pytest.raises(InvalidArgumentError, match="the limit is 3"):
             await images.embed_all(generation, [b"x"] * 4, call())
         with pytest.raises(InvalidImageError, match=r"0\.001 MiB"):
@@ -83,6 +89,31 @@ def test_errors_stay_with_their_image_and_limits_hold(generation: Generation) ->
             await images.embed(generation, make_png(1, size=(40, 40)), call())
 
     asyncio.run(run())
+
+
+def test_who_waited_past_the_deadline_is_told_and_the_others_are_answered(
+    generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, decode = Board(1, ["/m"]), Encoder.decode
+
+    def slow_decode(encoder: Encoder, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.1)
+        return decode(encoder, *args, **kwargs)
+
+    monkeypatch.setattr(Encoder, "decode", slow_decode)
+
+    async def run() -> Any:
+        images = embedder(board, ahead=False)
+        hurried = replace(call(), deadline_s=time.monotonic() + 0.15)
+        waits = [(make_png(1), call()), (make_png(2), hurried), (make_png(3), call())]
+        return await asyncio.gather(
+            *(images.embed(generation, content, one) for content, one in waits), return_exceptions=True
+        )
+
+    found = asyncio.run(run())
+    assert isinstance(found[1], DeadlineExceededError)
+    np.testing.assert_allclose(found[::2], generation.base.vectors_ND[[1, 3]], atol=1e-5)
+    assert board.slab(0)["batched_image_count"] == 2
 
 
 def test_an_error_of_the_encoder_reaches_every_call_and_the_next_ones_work(
