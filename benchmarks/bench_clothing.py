@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks.frame import ROOT, Frame
 from benchmarks.imagenet_weights import convert
-from trainer.allocator import keep_memory
 from trainer.config import BudgetConfig, PretrainConfig
 from trainer.evaluate import EvaluationConfig, evaluate, read_splits
 from trainer.export import adopt
@@ -66,8 +65,6 @@ def main() -> None:
     """Runs the benchmark."""
     frame = Frame.start("clothing", __doc__, add=_arguments)
     arguments: Any = frame.arguments
-    # As the command does.
-    keep_memory()
     if frame.quick:
         arguments.side, arguments.draws = 32, 1
     known = Path(os.environ.get("VICINAL_TEST_DATA", ROOT.parent / "shared" / "data")) / "clothing-jpeg.zip"
