@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.device import prefers_bfloat16, quick_autocast
 from trainer.knn import knn_accuracy
 from trainer.monitor import calibrate, chunk_of, raw_pixels
 from trainer.probes import centroid_predict, linear_predict
@@ -95,7 +96,7 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     if encoder.model.readout is not None:
         # A readout alone does much: the baseline has one too.
         normalize = encoder.preprocessing.normalize
-        fit_readout(untrained, train.x_NCHW, normalize, dimension=encoder.dimension, seed=0, bfloat16=True)
+        fit_readout(untrained, train.x_NCHW, normalize, dimension=encoder.dimension, seed=0, bfloat16=prefers_bfloat16(encoder.device))
     random = Encoder(
         untrained,
         preprocessing=encoder.preprocessing,
@@ -106,7 +107,7 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
 
     def embed_random(x_NCHW: U8Array) -> F32Array:
         # Two or three times as quick, and no baseline is decided by a rounding.
-        with torch.autocast(encoder.device.type, dtype=torch.bfloat16):
+        with quick_autocast(encoder.device):
             return random.embed(x_NCHW)
 
     return {

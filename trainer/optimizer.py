@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from trainer import fused
 from trainer.config import OptimizerConfig
+from trainer.device import prefers_bfloat16
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _EPSILON = 1e-8
@@ -71,11 +72,11 @@ def orthogonalize(g_OI: torch.Tensor, *, steps: int = _ITERATIONS) -> torch.Tens
     values end between about 0.7 and 1.2, the small ones grow several times.
 
     Args:
-        g_OI: a matrix, or a batch of them; worked on in bfloat16.
+        g_OI: a matrix, or a batch of them; worked on in bfloat16 where the device computes in that, else in float32.
         steps: iterations.
     """
     a, b, c = _NEWTON_SCHULZ
-    x_OI = g_OI.bfloat16()
+    x_OI = g_OI.bfloat16() if prefers_bfloat16(g_OI.device) else g_OI.float()
     tall = x_OI.shape[-2] > x_OI.shape[-1]
     x_OI = x_OI.mT if tall else x_OI
     x_OI = x_OI / (x_OI.norm(dim=(-2, -1), keepdim=True) + 1e-7)

@@ -68,7 +68,7 @@ def probe(
     """
     most = max(1, torch.get_num_threads() // processes)
     if device.type == "cuda":
-        bfloat16 = prefers_bfloat16() if config.precision == "auto" else config.precision == "bfloat16"
+        bfloat16 = prefers_bfloat16(device) if config.precision == "auto" else config.precision == "bfloat16"
         return ProbeResult(
             bfloat16=bfloat16,
             channels_last=config.channels_last is not False,

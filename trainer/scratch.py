@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from trainer import optimizer
 from trainer.config import OptimizerConfig, ViewConfig
+from trainer.device import quick_autocast
 from trainer.monitor import chunk_of
 from trainer.splits import Split
 from trainer.views import ViewMaker
@@ -41,7 +42,7 @@ def scratch_accuracy(
         rows_B = torch.randperm(len(target_N), generator=generator)[:batch_size]
         solver.set_factor(optimizer.factor(rates, step / steps))
         views = maker(images_NCHW[rows_B], rows_B=rows_B, size=images_NCHW.shape[-1], generator=generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with quick_autocast(torch.device("cpu")):
             logits_BC = model(views.full[0])
         solver.zero_grad()
         functional.cross_entropy(logits_BC.float(), target_N[rows_B]).backward()  # type: ignore[no-untyped-call]
@@ -52,7 +53,7 @@ def scratch_accuracy(
 def _accuracy(model: nn.Module, encoder: Encoder, queries: Split) -> float:
     model.eval()
     right, count = 0, chunk_of(encoder.preprocessing.height)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(), quick_autocast(torch.device("cpu")):
         for start in range(0, len(queries.y_N), count):
             x_BCHW = encoder.preprocessing.normalize(torch.from_numpy(queries.x_NCHW[start : start + count]))
             predicted_B = model(x_BCHW.contiguous(memory_format=torch.channels_last)).argmax(dim=1)

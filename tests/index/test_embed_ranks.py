@@ -133,7 +133,7 @@ def test_torchrun_embeds_on_two_processes(store: Store, folder: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [*launcher, "vicinal", "embed", str(folder), "-w", str(store.root), "--shard-size", "5", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=55, env=environment)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
     assert run.returncode == 0, run.stderr
     assert '"embeddings": "000001"' in run.stdout
     assert Embeddings.open(store.path("embeddings", "1")).count == 39

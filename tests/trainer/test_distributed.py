@@ -49,7 +49,7 @@ def runs(tmp_path_factory, teacher):
     outs = [place / f"{rank}.safetensors" for rank in range(2)]
     words = [[sys.executable, WORKER, str(rank), "2", place / "meet", out, teacher] for rank, out in enumerate(outs)]
     children = [subprocess.Popen(command, env=environment, cwd=ROOT) for command in words]
-    assert [child.wait(timeout=55) for child in children] == [0, 0]
+    assert [child.wait(timeout=200) for child in children] == [0, 0]
     return [*(load_file(out) for out in outs), worker().measure(0, 1, teacher)]
 
 
