@@ -45,7 +45,7 @@ def encoders(frame: Frame, store: Store, images: Path, weights: Path) -> dict[st
         "image_size": arguments.side,
         "channels": 3,
         "seed": frame.seed,
-        "batch_size": 16 if frame.quick else 256,
+        "batch_size": 16 if frame.quick else None,
     }
     data = f"{images}?under=train{'&limit=64' if frame.quick else ''}"
     begun: dict[str, Any] = {

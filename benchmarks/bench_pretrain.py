@@ -6,7 +6,7 @@ python -m benchmarks.bench_pretrain --fashion FOLDER      Fashion-MNIST, from it
 python -m benchmarks.bench_pretrain --quick               seconds; proves the script
 
 CIFAR-10 as JPEG files. Nothing is tuned here; the test images are scored once a run. The peer sees every image in
-color at 32 pixels, as its documentation has it; ours sees it as it is.
+color at 32 pixels, as its documentation has it; ours sees it as it is, in one folder that names no classes.
 """
 
 import gzip
@@ -39,8 +39,8 @@ from vicinal.store import Store
 from vicinal.types import Metric
 
 SHOTS = (10, 50)
-READOUT_S = 15
-"""Seconds that ours trains less than the budget: the readout comes after, and takes less."""
+READOUT_S = 30
+"""Seconds that ours trains less than the budget: the probe before and the readout after it take less."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -71,6 +71,15 @@ def unpack(frame: Frame, data: Path, images: Path) -> None:
         for number in range(0, len(labels), step):
             place = images / split / str(labels[number]) / f"{number:05d}.png"
             Image.fromarray(raw.reshape(-1, 28, 28)[number]).save(place)
+
+
+def unlabelled(images: Path) -> Path:
+    """Returns a folder with the training images, whose classes nothing in it tells."""
+    folder = images.parent / "unlabelled"
+    folder.mkdir()
+    for number, path in enumerate(sorted((images / "train").glob("*/*"))):
+        os.link(path, folder / f"{number:06d}{path.suffix}")
+    return folder
 
 
 def score(frame: Frame, encoder: Encoder, images: Path) -> dict[str, float]:
@@ -128,7 +137,7 @@ def measure(frame: Frame, folder: Path, images: Path) -> dict[str, list[dict[str
     sides = [(method, arguments.encoder) for method in _methods(arguments.methods)]
     if arguments.own_encoder:
         sides.append(("simclr", arguments.own_encoder))
-    data = f"{images}?under=train{'&limit=600' if frame.quick else ''}"
+    data = f"{unlabelled(images)}{'?limit=600' if frame.quick else ''}"
     for seed in range(frame.seed, frame.seed + arguments.seeds):
         if not arguments.no_peer:
             backbone, views, seconds = pretrain_lightly.train(

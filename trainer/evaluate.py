@@ -11,7 +11,7 @@ from trainer.device import prefers_bfloat16, quick_autocast
 from trainer.knn import knn_accuracy
 from trainer.monitor import calibrate, chunk_of, raw_pixels
 from trainer.probes import centroid_predict, linear_predict
-from trainer.readout import fit_readout
+from trainer.readout import SAMPLE, fit_readout, sample
 from trainer.scratch import scratch_accuracy
 from trainer.splits import EvaluationConfig, Split, draw_shots, read_splits
 from vicinal.encoder import Encoder
@@ -96,7 +96,9 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     if encoder.model.readout is not None:
         # A readout alone does much: the baseline has one too.
         normalize = encoder.preprocessing.normalize
-        fit_readout(untrained, train.x_NCHW, normalize, dimension=encoder.dimension, seed=0, bfloat16=prefers_bfloat16(encoder.device))
+        some_NCHW = sample(train.x_NCHW, count=SAMPLE, seed=0)
+        bfloat16 = prefers_bfloat16(encoder.device)
+        fit_readout(untrained, some_NCHW, normalize, dimension=encoder.dimension, seed=0, bfloat16=bfloat16)
     random = Encoder(
         untrained,
         preprocessing=encoder.preprocessing,

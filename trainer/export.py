@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from trainer.readout import shape_of
 from trainer.start import find
 from trainer.watch import READOUT, STATE, WEIGHTS
 from vicinal.config import from_mapping
@@ -67,9 +68,9 @@ def export(store: Store, run: str) -> str:
         model.load_state_dict(load_file(directory / WEIGHTS))
         if (directory / READOUT).is_file():
             readout = load_file(directory / READOUT)
-            dimension = len(readout["bias"])
-            model.read_out(dimension).load_state_dict(readout)
-            architecture = architecture | {"readout": dimension}
+            of_readout = shape_of(readout)
+            model.read_out(of_readout["readout"], spectral=of_readout.get("spectral", 0)).load_state_dict(readout)
+            architecture = architecture | of_readout
     except FileNotFoundError as error:
         raise ArtifactNotFoundError(
             f"run {directory.name} has no checkpoint yet; run: vicinal pretrain --resume {directory.name}"

@@ -24,7 +24,7 @@ from trainer.listener import Listener
 from trainer.module import PretrainModule
 from trainer.monitor import Accuracy, OnlineMonitor
 from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
-from trainer.readout import fit_readout
+from trainer.readout import SAMPLE, SMALL_SAMPLE, fit_readout, sample
 from trainer.setup import architecture_of, make_module
 from trainer.start import START
 from trainer.watch import CHECKPOINT, READOUT, History, Watch
@@ -42,6 +42,8 @@ ROWS = {
     "start": "the weights it starts from",
 }
 """What baselines are called."""
+_SHORT_MINUTES = 3.0
+"""Up to which a readout is made in half of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,8 @@ def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> Pretrai
     monitor = _monitor(config, run.cache, module) if is_leader() else None
     watch = Watch(directory, every_s=config.checkpoint_seconds, monitor=monitor, tell=listener.report)
     if monitor is not None:
-        watch.history.baselines = _baselines(monitor, module, config, _reader(config, run.cache, size))
+        reader = _reader(config, run.cache, size, count=SMALL_SAMPLE)
+        watch.history.baselines = _baselines(monitor, module, config, reader)
         rows = (f"{ROWS[name]} {at.text()}" for name, at in watch.history.baselines.items())
         listener.said(f"accuracy to beat, kNN and linear: {', '.join(rows)}")
     checkpoint = _checkpoint(directory) if resumed else None
@@ -117,7 +120,8 @@ def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> Pretrai
         return None
     if config.dimension:
         listener.said(f"reading {config.dimension} dimensions out of all stages")
-        _reader(config, run.cache, size)(_network(module))
+        short = config.budget.minutes is not None and config.budget.minutes <= _SHORT_MINUTES
+        _reader(config, run.cache, size, count=SMALL_SAMPLE if short else SAMPLE)(_network(module))
         watch.read_out(module)
     if watch.history.reports:
         # None where the run was interrupted behind its last step.
@@ -189,11 +193,13 @@ def _network(module: PretrainModule) -> Backbone:
     return module.backbone
 
 
-def _reader(config: PretrainConfig, cache: ImageCache, size: Preprocessing) -> Callable[[Backbone], None]:
-    """Returns what makes the readout of a network."""
+def _reader(
+    config: PretrainConfig, cache: ImageCache, size: Preprocessing, *, count: int
+) -> Callable[[Backbone], None]:
+    """Returns what makes the readout of a network, from so many images."""
     return lambda backbone: fit_readout(
         backbone,
-        cache.x_NCHW,
+        sample(cache.x_NCHW, count=count, seed=config.seed),
         size.normalize,
         dimension=config.dimension or 0,
         seed=config.seed,

@@ -1,4 +1,4 @@
-"""The readout: the embedding as a linear map of all stages of the trained network, made without labels.
+"""The readout: the embedding as a map of all stages of the trained network, made without labels.
 
 The features of all stages are centred, turned to their principal axes and divided by a power of the standard
 deviations there, so that the few directions that most images share do not drown the others: "Negative evidences
@@ -6,26 +6,37 @@ and co-occurrences in image retrieval: the benefit of PCA and whitening", Jegou 
 covariance is shrunk as in "A well-conditioned estimator for large-dimensional covariance matrices", Ledoit and Wolf,
 Journal of Multivariate Analysis 88 (2004), eq. 14.
 
+Beside the axes there are spectral coordinates (see ``trainer.spectral``), where the images suffice to find them.
+
 Differs: a power below one, which keeps more of what few labels are learned from than full whitening does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
 from trainer.config import PretrainConfig
 from trainer.monitor import chunk_of
+from trainer.spectral import learn_coordinates
 from trainer.start import Start
 from vicinal.modalities.image.backbones import Backbone
+from vicinal.modalities.image.readout import SpectralReadout
 from vicinal.types import F32Array, U8Array
 
-POWER = 0.4
-"""Of the standard deviations that the axes are divided by: 0 leaves them as they are, 1 whitens."""
+POWER, SPECTRAL_POWER = 0.4, 0.7
+"""Of the standard deviations that the axes are divided by, without and with spectral coordinates beside them: 0 leaves
+them as they are, 1 whitens. A larger one helps neighbors and costs few labels, which the coordinates more than give
+back."""
 LEAST_IMAGES = 1_000
 """With fewer, the embedding stays as the network gives it: their covariance says little."""
 _DIMENSION = 768
-_SAMPLE = 10_000
+_MOST_SPECTRAL, _LEAST_SPECTRAL, _SPECTRAL_PART = 48, 8, 16
+"""Spectral coordinates are a sixteenth of the dimensions, at most 48; there are none where that is below 8."""
+_SPECTRAL_SHARE = 0.6
+"""Their length where that of the axes is 1."""
+SAMPLE, SMALL_SAMPLE = 20_000, 10_000
+"""Images that a readout is made from, and that one is made from in half of the time."""
 _SMALLEST = 1e-7
 
 
@@ -61,39 +72,71 @@ def fit_readout(
     seed: int,
     bfloat16: bool = False,
 ) -> None:
-    """Makes the readout of a trained network from a sample of its images, in place.
+    """Makes the readout of a trained network from some of its images, in place.
 
     Args:
         backbone: the network, without a readout; left in the mode that it was in.
-        x_NCHW: images, uint8.
+        x_NCHW: images, uint8, such as a ``sample``.
         normalize: from images, uint8, to what the network takes.
         dimension: D of the embedding from now on.
-        seed: of the sample.
+        seed: of what the coordinates are learned with.
         bfloat16: whether to compute the features in bfloat16.
     """
-    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:_SAMPLE])
     place = next(backbone.parameters()).device
     was_training, parts = backbone.training, []
     backbone.eval()
     with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=bfloat16):
         step = chunk_of(x_NCHW.shape[-1])
-        for start in range(0, len(rows), step):
-            x_BCHW = normalize(torch.from_numpy(x_NCHW[rows[start : start + step]]).to(place))
+        for start in range(0, len(x_NCHW), step):
+            x_BCHW = normalize(torch.from_numpy(x_NCHW[start : start + step]).to(place))
             parts.append(backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu())
     backbone.train(was_training)
-    mean_F, weight_DF = half_whitening(torch.cat(parts).numpy(), dimension=dimension)
-    readout = backbone.read_out(dimension).to(place)
+    x_NF = torch.cat(parts)
+    spectral = spectral_for(dimension, image_count=len(x_NF))
+    power = SPECTRAL_POWER if spectral else POWER
+    mean_F, weight_AF = half_whitening(x_NF.numpy(), dimension=dimension - spectral, power=power)
+    readout = backbone.read_out(dimension, spectral=spectral)
+    axes = readout.axes if isinstance(readout, SpectralReadout) else readout
     with torch.no_grad():
-        readout.weight.copy_(torch.from_numpy(weight_DF))
-        readout.bias.copy_(torch.from_numpy(-weight_DF @ mean_F))
+        axes.weight.copy_(torch.from_numpy(weight_AF))
+        axes.bias.copy_(torch.from_numpy(-weight_AF @ mean_F))
+    if isinstance(readout, SpectralReadout):
+        readout.share.fill_(_SPECTRAL_SHARE)
+        learn_coordinates(readout, x_NF, seed=seed)
+    readout.to(place)
 
 
-def half_whitening(x_NF: F32Array, *, dimension: int) -> tuple[F32Array, F32Array]:
+def sample(x_NCHW: U8Array, *, count: int, seed: int) -> U8Array:
+    """Returns a copy of some of the images, drawn by a seed; all where there are no more."""
+    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:count])
+    return x_NCHW[rows]
+
+
+def spectral_for(dimension: int, *, image_count: int) -> int:
+    """Returns how many of D dimensions are spectral coordinates, from so many images."""
+    count = min(_MOST_SPECTRAL, dimension // _SPECTRAL_PART)
+    return count if count >= _LEAST_SPECTRAL and image_count >= LEAST_IMAGES else 0
+
+
+def shape_of(readout: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Returns what ``backbones.create`` takes for a readout, from its state.
+
+    Raises:
+        KeyError: it is the state of something else.
+    """
+    if "bias" in readout:
+        return {"readout": len(readout["bias"])}
+    axes, last = len(readout["axes.bias"]), len(readout["coordinates.3.bias"])
+    return {"readout": axes + last, "spectral": last}
+
+
+def half_whitening(x_NF: F32Array, *, dimension: int, power: float = POWER) -> tuple[F32Array, F32Array]:
     """Returns mean_F and weight_DF, float32, so that weight_DF (x_F - mean_F) is the embedding of features x_F.
 
     Args:
         x_NF: features, float32, N at least 2.
         dimension: D, the principal axes that are kept, at most F.
+        power: of the standard deviations that they are divided by.
     """
     mean_F: F32Array = x_NF.mean(axis=0)
     x = torch.from_numpy(x_NF - mean_F)
@@ -111,7 +154,7 @@ def half_whitening(x_NF: F32Array, *, dimension: int) -> tuple[F32Array, F32Arra
     # The sign of an axis is arbitrary: its largest component is positive, so that runs compare.
     largest_D1 = axes_DF.abs().argmax(dim=1, keepdim=True)
     axes_DF = axes_DF * axes_DF.gather(1, largest_D1).sign()
-    weight_DF = axes_DF * values_D.pow(-POWER / 2)[:, None]
+    weight_DF = axes_DF * values_D.pow(-power / 2)[:, None]
     # Of unit length on average, also where the metric does not divide by it.
-    weight_DF = weight_DF / values_D.pow(1 - POWER).sum().sqrt()
+    weight_DF = weight_DF / values_D.pow(1 - power).sum().sqrt()
     return mean_F, weight_DF.float().numpy()

@@ -107,6 +107,7 @@ class Encoder:
         """Returns a new network like this encoder's, with random weights; its embedding is not read out."""
         options = self.architecture
         options.pop("readout", None)
+        options.pop("spectral", None)
         return create(str(options.pop("name")), **options)
 
     def decode(self, content: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_CONTENT_BYTES) -> U8Array:
@@ -189,7 +190,8 @@ def save(
     Args:
         directory: where to; made if missing.
         model: made by ``backbones.create`` with that architecture.
-        architecture: ``{"name": ..., "channels": ..., "image_size": ...}``, and ``readout`` where it has one.
+        architecture: ``{"name": ..., "channels": ..., "image_size": ...}``, ``readout`` where it has one, and
+            ``spectral`` where a part of that is.
         preprocessing: what is done to an image first.
         metric: how its embeddings are compared.
         metadata: JSON values to keep beside it: resolved config, corpus, metrics, health.

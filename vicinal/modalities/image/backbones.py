@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from vicinal.errors import InvalidArgumentError, did_you_mean
 from vicinal.modalities.image import efficientnet_lite
+from vicinal.modalities.image.readout import SpectralReadout
 from vicinal.modalities.image.resnet import SmallResNet
 from vicinal.modalities.image.whitening import Whitening
 
@@ -58,7 +59,7 @@ class Backbone(nn.Module):
         called = {module: name for name, module in self.named_modules()}
         self._stages = tuple(tuple(called[module] for module in stage) for stage in stages)
         self._frozen: tuple[str, ...] = ()
-        self.readout: nn.Linear | None = None
+        self.readout: nn.Linear | SpectralReadout | None = None
 
     @property
     def feature_dimension(self) -> int:
@@ -83,17 +84,24 @@ class Backbone(nn.Module):
                 field="dimension",
             )
 
-    def read_out(self, dimension: int) -> nn.Linear:
-        """Makes the embedding a linear map of the features of all stages, to be filled by its caller.
+    def read_out(self, dimension: int, *, spectral: int = 0) -> "nn.Linear | SpectralReadout":
+        """Makes the embedding a map of the features of all stages, to be filled by its caller.
 
         Args:
             dimension: D from now on, 1 to ``feature_dimension``.
+            spectral: how many of them are spectral coordinates, below D; with none the map is linear.
 
         Raises:
             InvalidArgumentError: the network has no such features, or fewer.
         """
         self.check_readout(dimension)
-        self.readout = nn.Linear(self.feature_dimension, dimension).requires_grad_(requires_grad=False)
+        if not 0 <= spectral < dimension:
+            raise InvalidArgumentError(f"spectral is {spectral}, wanted 0 to {dimension - 1}", field="spectral")
+        if spectral:
+            self.readout = SpectralReadout(self.feature_dimension, dimension=dimension, spectral=spectral)
+        else:
+            self.readout = nn.Linear(self.feature_dimension, dimension)
+        self.readout.requires_grad_(requires_grad=False)
         self.dimension = dimension
         return self.readout
 
@@ -156,7 +164,7 @@ def names() -> tuple[str, ...]:
     return (*_SMALL_EXAMPLES, "efficientnet-lite0", *TORCHVISION, "pixels")
 
 
-def create(name: str, *, channels: int = 3, image_size: int = 32, readout: int = 0) -> Backbone:
+def create(name: str, *, channels: int = 3, image_size: int = 32, readout: int = 0, spectral: int = 0) -> Backbone:
     """Makes a randomly initialised backbone.
 
     Args:
@@ -166,13 +174,14 @@ def create(name: str, *, channels: int = 3, image_size: int = 32, readout: int =
         channels: channels of the images, 1 or 3.
         image_size: side of the images in pixels; matters to ``pixels`` and to vision transformers.
         readout: dimension of the embedding that is read out of all stages; 0: as the network gives it.
+        spectral: how many of these are spectral coordinates.
 
     Raises:
         InvalidArgumentError: no such backbone, with a suggestion; or it cannot be read out.
     """
     backbone = _create(name, channels=channels, image_size=image_size)
     if readout:
-        backbone.read_out(readout)
+        backbone.read_out(readout, spectral=spectral)
     return backbone
 
 

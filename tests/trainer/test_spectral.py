@@ -1,0 +1,131 @@
+"""Spectral coordinates: held to the eigenvectors of the whole matrix, and what a readout learns of them."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from trainer import readout, spectral
+from trainer.onnx import TOLERANCE, export_onnx
+from trainer.readout import fit_readout, shape_of, spectral_for
+from trainer.spectral import learn_coordinates, spectral_coordinates
+from vicinal.encoder import Encoder, save
+from vicinal.errors import InvalidArgumentError
+from vicinal.modalities.image import Preprocessing
+from vicinal.modalities.image.backbones import create
+from vicinal.modalities.image.readout import SpectralReadout
+from vicinal.types import Metric
+
+
+def clouds(
+    count: int, *, groups: int = 5, dimension: int = 12, seed: int = 0, spread: float = 0.45
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns unit vectors around a few centres, and which centre each is of."""
+    generator = torch.Generator().manual_seed(seed)
+    centers_GD = torch.randn(groups, dimension, generator=torch.Generator().manual_seed(99))
+    group_N = torch.arange(count) % groups
+    x_ND = centers_GD[group_N] + spread * torch.randn(count, dimension, generator=generator)
+    return functional.normalize(x_ND, dim=1), group_N
+
+
+def found(x_ND: torch.Tensor, *, count: int) -> np.ndarray:
+    return spectral_coordinates(x_ND, count=count, generator=torch.Generator().manual_seed(0)).numpy()
+
+
+def by_the_whole_matrix(x_ND: torch.Tensor, *, count: int) -> np.ndarray:
+    """The definition written out plainly, in float64."""
+    x = x_ND.double().numpy()
+    sim = x @ x.T
+    np.fill_diagonal(sim, -2)
+    w = np.zeros_like(sim)
+    for row, near in enumerate(np.argsort(-sim, axis=1)[:, : spectral.NEIGHBORS]):
+        w[row, near] = np.exp((sim[row, near] - 1) / 0.2)
+    w = (w + w.T) / 2
+    degree = w.sum(axis=1)
+    values, vectors = np.linalg.eigh(w / np.sqrt(np.outer(degree, degree)))
+    z = vectors[:, ::-1][:, 1 : count + 1] * values[::-1][1 : count + 1] ** 4 / np.sqrt(degree)[:, None]
+    unit_NS: np.ndarray = z / np.linalg.norm(z, axis=1, keepdims=True)
+    return unit_NS
+
+
+def test_coordinates_are_eigenvectors_of_the_random_walk() -> None:
+    x_ND, _ = clouds(400, spread=1.0)
+    ours_NS, wanted_NS = found(x_ND, count=4), by_the_whole_matrix(x_ND, count=4)
+    # Eigenvectors have no sign of their own.
+    signs_S = np.sign((ours_NS * wanted_NS).sum(axis=0))
+    np.testing.assert_allclose(ours_NS * signs_S, wanted_NS, atol=2e-3)
+
+
+def test_the_chosen_edges_join_images_of_a_group() -> None:
+    x_ND, group_N = clouds(600)
+    z_NS = found(x_ND, count=8)
+    sim_NN = z_NS @ z_NS.T
+    same_NN = (group_N[:, None] == group_N).numpy()
+    assert sim_NN[same_NN].mean() > sim_NN[~same_NN].mean() + 0.5
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_equal_and_very_few_images_give_finite_numbers(count: int) -> None:
+    for x_ND in (torch.ones(count, 5) / 5**0.5, torch.zeros(count, 5), clouds(count)[0]):
+        assert np.isfinite(found(x_ND, count=2)).all()
+
+
+def test_few_labels_gain_and_new_images_are_told_too() -> None:
+    x_NF, _ = clouds(1500, dimension=40)
+    module = SpectralReadout(40, dimension=40, spectral=8)
+    with torch.no_grad():
+        module.axes.weight.copy_(torch.eye(32, 40))
+        module.axes.bias.zero_()
+    learn_coordinates(module, x_NF, seed=0)
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    new_QF, group_Q = clouds(300, dimension=40, seed=1)
+    z_QS = module.locate(module.project(new_QF))
+    sim_QQ = (z_QS @ z_QS.t()).numpy()
+    same_QQ = (group_Q[:, None] == group_Q).numpy()
+    assert sim_QQ[same_QQ].mean() > sim_QQ[~same_QQ].mean() + 0.5
+
+
+@pytest.mark.parametrize(
+    ("dimension", "images", "wanted"),
+    [(768, 1000, 48), (768, 999, 0), (128, 5000, 8), (127, 5000, 0), (2304, 5000, 48)],
+)
+def test_how_many_there_are_follows_from_dimension_and_images(dimension: int, images: int, wanted: int) -> None:
+    assert spectral_for(dimension, image_count=images) == wanted
+
+
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.INNER_PRODUCT])
+def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
+    tmp_path: object, metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readout, "LEAST_IMAGES", 200)
+    monkeypatch.setattr(spectral, "_LEAST_STEPS", 20)
+    x_NCHW = np.random.default_rng(0).integers(0, 256, (200, 3, 16, 16), dtype=np.uint8)
+    size = Preprocessing(channels=3, height=16, width=16)
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        backbone = create("resnet10-w8-grid", image_size=16)
+        fit_readout(backbone, x_NCHW, size.normalize, dimension=160, seed=3)
+        made.append(backbone)
+    assert made[0].dimension == 160
+    assert isinstance(made[0].readout, SpectralReadout)
+    # The same images and seed give the same encoder, bit for bit.
+    states = [backbone.state_dict() for backbone in made]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert shape_of(made[0].readout.state_dict()) == {"readout": 160, "spectral": 10}
+    architecture = {"name": "resnet10-w8-grid", "channels": 3, "image_size": 16, "readout": 160, "spectral": 10}
+    place = tmp_path / "e"  # type: ignore[operator]
+    save(place, model=made[0], architecture=architecture, preprocessing=size, metric=metric, metadata={})
+    encoder = Encoder.load(place, device="cpu")
+    y_BD = encoder.embed(x_NCHW[:9])
+    np.testing.assert_allclose(np.linalg.norm(y_BD, axis=1), 1.0, atol=1e-5)
+    # .6 of the axes' length.
+    np.testing.assert_allclose(np.square(y_BD[:, -10:]).sum(axis=1), 0.36 / 1.36, atol=1e-5)
+    assert encoder.untrained().readout is None
+    assert export_onnx(encoder, place.with_suffix(".onnx")) <= TOLERANCE
+
+
+def test_more_spectral_coordinates_than_dimensions_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="spectral is 24, wanted 0 to 23"):
+        create("resnet10-w8-grid", readout=24, spectral=24)

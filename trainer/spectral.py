@@ -1,0 +1,109 @@
+"""Spectral coordinates of images: where each lies among all, learned from who is near to whom, without labels.
+
+Images that a chain of near neighbors joins come close together, which classifiers of few labels gain from. The
+coordinates are eigenvectors of the random walk on the graph of nearest neighbors: "Laplacian Eigenmaps for
+Dimensionality Reduction and Data Representation", Belkin and Niyogi, Neural Computation 15 (2003), each times a power
+of its eigenvalue as in "Diffusion maps", Coifman and Lafon, Applied and Computational Harmonic Analysis 21 (2006), eq.
+3. A small network learns to tell them of any image, as in "SpectralNet", arXiv:1801.01587.
+
+Differs: the graph joins cosines, with one width; rows are of unit length ("On Spectral Clustering", Ng, Jordan and
+Weiss, NIPS 2001); the eigenvectors are found first, by orthogonal iteration, and then learned by their cosine.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vicinal.modalities.image.readout import SpectralReadout
+
+NEIGHBORS = 20
+"""That an image is joined to."""
+_WIDTH, _TIME = 0.2, 4.0
+"""Of the kernel over cosines; steps of the random walk."""
+_ITERATIONS, _BESIDE = 30, 16
+"""Of orthogonal iteration, and vectors that it carries beside those that are wanted."""
+_ROWS = 2_000
+_EPOCHS, _LEAST_STEPS, _BATCH, _RATE, _DECAY = 10, 100, 512, 2e-3, 1e-2
+
+
+def learn_coordinates(readout: SpectralReadout, x_NF: torch.Tensor, *, seed: int) -> None:
+    """Fits the coordinates of a readout, whose axes are there already, in place.
+
+    Args:
+        readout: what is fitted; in evaluation mode afterwards.
+        x_NF: features of the images, float32, N above ``NEIGHBORS`` and the number of coordinates.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        x_NA = readout.project(x_NF)
+        last = readout.coordinates[-1]
+        assert isinstance(last, nn.Linear)
+        wanted_NS = spectral_coordinates(x_NA, count=last.out_features, generator=generator)
+    for layer in readout.coordinates:
+        if isinstance(layer, nn.Linear):
+            bound = layer.in_features**-0.5
+            for tensor in (layer.weight, layer.bias):
+                nn.init.uniform_(tensor, -bound, bound, generator=generator)
+    parameters = [parameter.requires_grad_() for parameter in readout.coordinates.parameters()]
+    solver = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
+    readout.train()
+    batch, order_N, place = min(_BATCH, len(x_NA)), torch.randperm(len(x_NA), generator=generator), 0
+    steps = max(_LEAST_STEPS, _EPOCHS * len(x_NA) // batch)
+    for step in range(steps):
+        if place + batch > len(order_N):
+            order_N, place = torch.randperm(len(x_NA), generator=generator), 0
+        rows_B, place = order_N[place : place + batch], place + batch
+        solver.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+        loss = 1 - (readout.locate(x_NA[rows_B]) * wanted_NS[rows_B]).sum(dim=1).mean()
+        solver.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        solver.step()
+    readout.eval().requires_grad_(requires_grad=False)
+
+
+def spectral_coordinates(x_ND: torch.Tensor, *, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Returns z_NS, float32, of unit length: the S smoothest functions on the graph of neighbors but the constant one.
+
+    Args:
+        x_ND: unit vectors, float32.
+        count: S, below N.
+        generator: of what the iteration begins with.
+    """
+    walk_NN, degree_N = _normalized(x_ND)
+    beside = min(count + 1 + _BESIDE, len(x_ND))
+    basis_NM = torch.linalg.qr(torch.randn(len(x_ND), beside, generator=generator)).Q
+    for _ in range(_ITERATIONS):
+        # Half a step stays where it is, so that no eigenvalue is negative and the largest are the smoothest.
+        basis_NM = torch.linalg.qr(torch.sparse.mm(walk_NN, basis_NM) + basis_NM).Q
+    values_M, turn_MM = torch.linalg.eigh(basis_NM.t() @ torch.sparse.mm(walk_NN, basis_NM))
+    # The largest is that of the constant function.
+    chosen = slice(1, count + 1)
+    values_S = values_M.flip(0)[chosen].clamp(min=0.0)
+    vectors_NS = (basis_NM @ turn_MM.flip(1)[:, chosen]) / degree_N.sqrt()[:, None]
+    return functional.normalize(vectors_NS * values_S**_TIME, dim=1)
+
+
+def _normalized(x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the affinities divided by the roots of the degrees, sparse, and the degrees."""
+    size, count = len(x_ND), min(NEIGHBORS, len(x_ND) - 1)
+    cosines, others = [], []
+    for start in range(0, size, _ROWS):
+        sim_bN = x_ND[start : start + _ROWS] @ x_ND.t()
+        sim_bN.diagonal(start).fill_(-2.0)
+        found = sim_bN.topk(count, dim=1)
+        cosines.append(found.values)
+        others.append(found.indices)
+    # An edge weighs as much from both of its ends.
+    weights_E = torch.exp((torch.cat(cosines).flatten() - 1) / _WIDTH) / 2
+    ends = torch.stack([torch.arange(size).repeat_interleave(count), torch.cat(others).flatten()])
+    both_2E = torch.cat([ends, ends.flip(0)], dim=1)
+    graph = torch.sparse_coo_tensor(
+        both_2E, torch.cat([weights_E, weights_E]), (size, size), check_invariants=True
+    ).coalesce()
+    degree_N = torch.sparse.sum(graph, dim=1).to_dense()
+    row_E, column_E = graph.indices()
+    values_E = graph.values() / (degree_N[row_E] * degree_N[column_E]).sqrt()
+    return torch.sparse_coo_tensor(
+        graph.indices(), values_E, (size, size), is_coalesced=True, check_invariants=True
+    ), degree_N
