@@ -33,7 +33,7 @@ LEAST_IMAGES = 1_000
 _DIMENSION = 768
 _MOST_SPECTRAL, _LEAST_SPECTRAL, _SPECTRAL_PART = 48, 8, 16
 """Spectral coordinates are a sixteenth of the dimensions, at most 48; there are none where that is below 8."""
-_SPECTRAL_SHARE = 0.6
+_SPECTRAL_SHARE = 0.5
 """Their length where that of the axes is 1."""
 SAMPLE, SMALL_SAMPLE = 20_000, 10_000
 """Images that a readout is made from, and that one is made from in half of the time."""
