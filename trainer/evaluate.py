@@ -96,9 +96,9 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     if encoder.model.readout is not None:
         # A readout alone does much: the baseline has one too.
         normalize = encoder.preprocessing.normalize
-        some_NCHW = sample(train.x_NCHW, count=SAMPLE, seed=0)
+        some = sample(train.x_NCHW, count=SAMPLE, seed=0)
         bfloat16 = prefers_bfloat16(encoder.device)
-        fit_readout(untrained, some_NCHW, normalize, dimension=encoder.dimension, seed=0, bfloat16=bfloat16)
+        fit_readout(untrained, some, normalize, dimension=encoder.dimension, seed=0, bfloat16=bfloat16)
     random = Encoder(
         untrained,
         preprocessing=encoder.preprocessing,

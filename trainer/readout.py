@@ -11,7 +11,7 @@ Beside the axes there are spectral coordinates (see ``trainer.spectral``), where
 Differs: a power below one, which keeps more of what few labels are learned from than full whitening does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def dimension_for(config: PretrainConfig, backbone: Backbone, *, image_count: in
 
 def fit_readout(
     backbone: Backbone,
-    x_NCHW: U8Array,
+    batches: Iterable[U8Array],
     normalize: Callable[[torch.Tensor], torch.Tensor],
     *,
     dimension: int,
@@ -76,7 +76,7 @@ def fit_readout(
 
     Args:
         backbone: the network, without a readout; left in the mode that it was in.
-        x_NCHW: images, uint8, such as a ``sample``.
+        batches: images x_BCHW, uint8, such as those of a ``sample``.
         normalize: from images, uint8, to what the network takes.
         dimension: D of the embedding from now on.
         seed: of what the coordinates are learned with.
@@ -86,9 +86,8 @@ def fit_readout(
     was_training, parts = backbone.training, []
     backbone.eval()
     with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=bfloat16):
-        step = chunk_of(x_NCHW.shape[-1])
-        for start in range(0, len(x_NCHW), step):
-            x_BCHW = normalize(torch.from_numpy(x_NCHW[start : start + step]).to(place))
+        for images_BCHW in batches:
+            x_BCHW = normalize(torch.from_numpy(images_BCHW).to(place))
             parts.append(backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu())
     backbone.train(was_training)
     x_NF = torch.cat(parts)
@@ -106,10 +105,12 @@ def fit_readout(
     readout.to(place)
 
 
-def sample(x_NCHW: U8Array, *, count: int, seed: int) -> U8Array:
-    """Returns a copy of some of the images, drawn by a seed; all where there are no more."""
+def sample(x_NCHW: U8Array, *, count: int, seed: int) -> Iterator[U8Array]:
+    """Yields some of the images, drawn by a seed, in batches that take little memory; all where there are no more."""
     rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:count])
-    return x_NCHW[rows]
+    step = chunk_of(x_NCHW.shape[-1])
+    for start in range(0, len(rows), step):
+        yield x_NCHW[rows[start : start + step]]
 
 
 def spectral_for(dimension: int, *, image_count: int) -> int:

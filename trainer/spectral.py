@@ -57,7 +57,7 @@ def learn_coordinates(readout: SpectralReadout, x_NF: torch.Tensor, *, seed: int
         solver.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         loss = 1 - (readout.locate(x_NA[rows_B]) * wanted_NS[rows_B]).sum(dim=1).mean()
         solver.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         solver.step()
     readout.eval().requires_grad_(requires_grad=False)
 

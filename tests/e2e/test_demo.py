@@ -13,7 +13,7 @@ from tests.support.data import ROOT, fashion_mnist
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_demo_runs_from_pretraining_to_refresh_without_a_failed_or_wrong_answer(tmp_path):
     fashion_mnist()
     workspace = tmp_path / "workspace"

@@ -22,7 +22,7 @@ CHURN = Path(__file__).with_name("churn.py")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + 20 * KILLS)
+@pytest.mark.timeout(240 + 20 * KILLS)
 def test_killed_anywhere_the_active_snapshot_opens_and_verifies(store: Store, add_embeddings: AddEmbeddings) -> None:
     add_embeddings(clustered(1500, 16))
     first = build(store, config=BuildConfig(kind="flat", query_count=10))

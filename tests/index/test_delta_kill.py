@@ -46,7 +46,7 @@ def run_and_kill(store: Store, first: int, seconds: float) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + 20 * KILLS)
+@pytest.mark.timeout(240 + 20 * KILLS)
 def test_killed_anywhere_every_acknowledged_change_is_there(store: Store) -> None:
     items = [make_item(number) for number in range(COUNT)]
     put_embeddings(store, clustered(COUNT, 8), metric=Metric.L2, items=items)

@@ -85,7 +85,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
     x_NCHW = images(40, size=size)
     features_BF = backbone.eval().features(normalize(torch.from_numpy(x_NCHW)))
     assert features_BF.shape == (40, backbone.feature_dimension) == (40, 8 * 72)
-    fit_readout(backbone.train(), x_NCHW, normalize, dimension=20, seed=0)
+    fit_readout(backbone.train(), [x_NCHW], normalize, dimension=20, seed=0)
     assert backbone.training
     y_BD = backbone.eval()(normalize(torch.from_numpy(x_NCHW)))
     assert y_BD.shape == (40, 20)
@@ -97,7 +97,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
 def test_an_encoder_keeps_its_readout_in_its_files_and_in_onnx(tmp_path: Path, metric: Metric) -> None:
     backbone = create(TINY, image_size=28)
-    fit_readout(backbone, images(64, size=28), normalize, dimension=24, seed=0)
+    fit_readout(backbone, [images(64, size=28)], normalize, dimension=24, seed=0)
     size = Preprocessing(channels=3, height=28, width=28)
     architecture = {"name": TINY, "channels": 3, "image_size": 28, "readout": 24}
     save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=metric, metadata={})
@@ -130,7 +130,7 @@ def test_the_random_row_of_an_evaluation_is_read_out_too(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(evaluation, "fit_readout", counted)
     backbone = create(TINY, image_size=16)
-    fit_readout(backbone, images(64), normalize, dimension=24, seed=0)
+    fit_readout(backbone, [images(64)], normalize, dimension=24, seed=0)
     size = Preprocessing(channels=3, height=16, width=16)
     architecture = {"name": TINY, "channels": 3, "image_size": 16, "readout": 24}
     save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=Metric.L2, metadata={})

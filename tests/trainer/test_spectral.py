@@ -1,5 +1,7 @@
 """Spectral coordinates: held to the eigenvectors of the whole matrix, and what a readout learns of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.nn import functional
 
 from trainer import readout, spectral
 from trainer.onnx import TOLERANCE, export_onnx
-from trainer.readout import fit_readout, shape_of, spectral_for
+from trainer.readout import fit_readout, sample, shape_of, spectral_for
 from trainer.spectral import learn_coordinates, spectral_coordinates
 from vicinal.encoder import Encoder, save
 from vicinal.errors import InvalidArgumentError
@@ -56,7 +58,7 @@ def test_coordinates_are_eigenvectors_of_the_random_walk() -> None:
     np.testing.assert_allclose(ours_NS * signs_S, wanted_NS, atol=2e-3)
 
 
-def test_the_chosen_edges_join_images_of_a_group() -> None:
+def test_images_of_a_group_lie_together() -> None:
     x_ND, group_N = clouds(600)
     z_NS = found(x_ND, count=8)
     sim_NN = z_NS @ z_NS.T
@@ -70,7 +72,7 @@ def test_equal_and_very_few_images_give_finite_numbers(count: int) -> None:
         assert np.isfinite(found(x_ND, count=2)).all()
 
 
-def test_few_labels_gain_and_new_images_are_told_too() -> None:
+def test_new_images_are_told_to_lie_in_their_groups() -> None:
     x_NF, _ = clouds(1500, dimension=40)
     module = SpectralReadout(40, dimension=40, spectral=8)
     with torch.no_grad():
@@ -96,7 +98,7 @@ def test_how_many_there_are_follows_from_dimension_and_images(dimension: int, im
 
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.INNER_PRODUCT])
 def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
-    tmp_path: object, metric: Metric, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readout, "LEAST_IMAGES", 200)
     monkeypatch.setattr(spectral, "_LEAST_STEPS", 20)
@@ -106,7 +108,7 @@ def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
     for _ in range(2):
         torch.manual_seed(0)
         backbone = create("resnet10-w8-grid", image_size=16)
-        fit_readout(backbone, x_NCHW, size.normalize, dimension=160, seed=3)
+        fit_readout(backbone, sample(x_NCHW, count=200, seed=3), size.normalize, dimension=160, seed=3)
         made.append(backbone)
     assert made[0].dimension == 160
     assert isinstance(made[0].readout, SpectralReadout)
@@ -115,7 +117,7 @@ def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert shape_of(made[0].readout.state_dict()) == {"readout": 160, "spectral": 10}
     architecture = {"name": "resnet10-w8-grid", "channels": 3, "image_size": 16, "readout": 160, "spectral": 10}
-    place = tmp_path / "e"  # type: ignore[operator]
+    place = tmp_path / "e"
     save(place, model=made[0], architecture=architecture, preprocessing=size, metric=metric, metadata={})
     encoder = Encoder.load(place, device="cpu")
     y_BD = encoder.embed(x_NCHW[:9])
@@ -129,3 +131,17 @@ def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
 def test_more_spectral_coordinates_than_dimensions_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="spectral is 24, wanted 0 to 23"):
         create("resnet10-w8-grid", readout=24, spectral=24)
+    with pytest.raises(InvalidArgumentError, match="dimension is 0"):
+        create("resnet10-w8-grid", spectral=8)
+
+
+def test_a_sample_is_drawn_by_its_seed_in_batches() -> None:
+    x_NCHW = np.arange(1500, dtype=np.uint16).view(np.uint8).reshape(1500, 2, 1, 1)
+    parts = list(sample(x_NCHW, count=1200, seed=4))
+    assert [len(part) for part in parts] == [512, 512, 176]
+    drawn = np.concatenate(parts).reshape(1200, 2).view(np.uint16).ravel()
+    assert len(set(drawn.tolist())) == 1200
+    again, other = (np.concatenate(list(sample(x_NCHW, count=1200, seed=seed))) for seed in (4, 5))
+    np.testing.assert_array_equal(again, np.concatenate(parts))
+    assert not np.array_equal(other, again)
+    assert sum(len(part) for part in sample(x_NCHW, count=5000, seed=4)) == 1500

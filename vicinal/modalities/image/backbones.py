@@ -180,7 +180,7 @@ def create(name: str, *, channels: int = 3, image_size: int = 32, readout: int =
         InvalidArgumentError: no such backbone, with a suggestion; or it cannot be read out.
     """
     backbone = _create(name, channels=channels, image_size=image_size)
-    if readout:
+    if readout or spectral:
         backbone.read_out(readout, spectral=spectral)
     return backbone
 
