@@ -18,6 +18,7 @@ import numpy as np
 from vicinal.errors import FailedPreconditionError
 
 CORETYPE_VARIABLE = "OPENBLAS_CORETYPE"
+_WAIT_VARIABLE = "OMP_WAIT_POLICY"
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 _AVX2 = frozenset({"avx2", "fma"})
 _WORTH_THREADS = 1 << 20
@@ -96,10 +97,16 @@ def import_faiss() -> Any:
     coretype = choose_coretype(cpu_flags(), platform.machine())
     if coretype is not None:
         os.environ.setdefault(CORETYPE_VARIABLE, coretype)
-    # Idle OpenMP threads sleep: spinning, they take the cores from whoever answers the next query.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import faiss  # noqa: PLC0415 - the variables above must be set first
-
+    # Idle OpenMP threads sleep: spinning, they take the cores from whoever answers the next query. FAISS has an OpenMP
+    # library of its own, which reads this when it is loaded; torch's, loaded later, should not: a forward pass is many
+    # short pieces of work, and waking its threads for each takes longer than some of them.
+    policy = os.environ.get(_WAIT_VARIABLE)
+    os.environ.setdefault(_WAIT_VARIABLE, "PASSIVE")
+    try:
+        import faiss  # noqa: PLC0415 - the variables above must be set first
+    finally:
+        if policy is None:
+            del os.environ[_WAIT_VARIABLE]
     return faiss
 
 

@@ -60,9 +60,9 @@ LoadEncoder = Callable[[Path], "Encoder"]
 
 def load_encoder(path: Path) -> "Encoder":
     """Loads an encoder; torch is imported by the first snapshot that needs it."""
-    from vicinal.encoder import Encoder  # noqa: PLC0415 - seconds and memory that vector-only servers need not spend
+    from serving.torch_thread import load  # noqa: PLC0415 - seconds and memory that vector-only servers need not spend
 
-    return Encoder.load(path)
+    return load(path)
 
 
 def open_generation(

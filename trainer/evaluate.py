@@ -11,7 +11,7 @@ from trainer.device import prefers_bfloat16, quick_autocast
 from trainer.knn import knn_accuracy
 from trainer.monitor import calibrate, chunk_of, raw_pixels
 from trainer.probes import centroid_predict, linear_predict
-from trainer.readout import SAMPLE, fit_readout, sample
+from trainer.readout import SAMPLE, ReadoutConfig, Sample, fit_readout
 from trainer.scratch import scratch_accuracy
 from trainer.splits import EvaluationConfig, Split, draw_shots, read_splits
 from vicinal.encoder import Encoder
@@ -95,10 +95,14 @@ def _embedders(encoder: Encoder, train: Split) -> dict[str, Callable[[U8Array], 
     calibrate(untrained, sample_BCHW, device=torch.device("cpu"))
     if encoder.model.readout is not None:
         # A readout alone does much: the baseline has one too.
-        normalize = encoder.preprocessing.normalize
-        some = sample(train.x_NCHW, count=SAMPLE, seed=0)
-        bfloat16 = prefers_bfloat16(encoder.device)
-        fit_readout(untrained, some, normalize, dimension=encoder.dimension, seed=0, bfloat16=bfloat16)
+        views = encoder.manifest.body["metadata"].get("config", {}).get("views", {})
+        settings = ReadoutConfig(
+            dimension=encoder.dimension,
+            mirror=bool(views.get("flip")),
+            bfloat16=prefers_bfloat16(encoder.device),
+        )
+        some = Sample(train.x_NCHW, count=SAMPLE, seed=0)
+        fit_readout(untrained, some, encoder.preprocessing.normalize, settings)
     random = Encoder(
         untrained,
         preprocessing=encoder.preprocessing,

@@ -24,7 +24,7 @@ from trainer.listener import Listener
 from trainer.module import PretrainModule
 from trainer.monitor import Accuracy, OnlineMonitor
 from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
-from trainer.readout import SAMPLE, SMALL_SAMPLE, fit_readout, sample
+from trainer.readout import SAMPLE, SMALL_SAMPLE, ReadoutConfig, Sample, fit_readout
 from trainer.setup import architecture_of, make_module
 from trainer.start import START
 from trainer.watch import CHECKPOINT, READOUT, History, Watch
@@ -197,14 +197,14 @@ def _reader(
     config: PretrainConfig, cache: ImageCache, size: Preprocessing, *, count: int
 ) -> Callable[[Backbone], None]:
     """Returns what makes the readout of a network, from so many images."""
-    return lambda backbone: fit_readout(
-        backbone,
-        sample(cache.x_NCHW, count=count, seed=config.seed),
-        size.normalize,
+    settings = ReadoutConfig(
         dimension=config.dimension or 0,
         seed=config.seed,
+        mirror=bool(config.views.get("flip")),
         bfloat16=config.precision == "bfloat16",
     )
+    some = Sample(cache.x_NCHW, count=count, seed=config.seed)
+    return lambda backbone: fit_readout(backbone, some, size.normalize, settings)
 
 
 def _baselines(

@@ -148,6 +148,8 @@ def _open(store: Store, directory: Path, listener: Listener) -> Run:
 
 def _backbone(config: PretrainConfig, start: Start | None) -> Backbone:
     backbone = create(**architecture_of(config))
+    if config.dimension:
+        backbone.check_readout(config.dimension)
     if start is not None:
         start.fill(backbone)
         backbone.freeze(config.frozen_stages)

@@ -11,10 +11,12 @@ Beside the axes there are spectral coordinates (see ``trainer.spectral``), where
 Differs: a power below one, which keeps more of what few labels are learned from than full whitening does.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from trainer.config import PretrainConfig
 from trainer.monitor import chunk_of
@@ -33,11 +35,11 @@ LEAST_IMAGES = 1_000
 _DIMENSION = 768
 _MOST_SPECTRAL, _LEAST_SPECTRAL, _SPECTRAL_PART = 48, 8, 16
 """Spectral coordinates are a sixteenth of the dimensions, at most 48; there are none where that is below 8."""
-_SPECTRAL_SHARE = 0.5
+_SPECTRAL_SHARE = 0.6
 """Their length where that of the axes is 1."""
 SAMPLE, SMALL_SAMPLE = 20_000, 10_000
 """Images that a readout is made from, and that one is made from in half of the time."""
-_SMALLEST = 1e-7
+_SMALLEST, _MARGIN = 1e-7, 3
 
 
 def dimension_for(config: PretrainConfig, backbone: Backbone, *, image_count: int, start: Start | None = None) -> int:
@@ -48,13 +50,8 @@ def dimension_for(config: PretrainConfig, backbone: Backbone, *, image_count: in
         backbone: the network.
         image_count: images that it is trained on.
         start: the weights that it begins with; what had a readout has one again.
-
-    Raises:
-        InvalidArgumentError: a dimension that the network does not have was asked for.
     """
     if config.dimension is not None:
-        if config.dimension:
-            backbone.check_readout(config.dimension)
         return config.dimension
     if start is not None:
         return start.readout
@@ -63,54 +60,110 @@ def dimension_for(config: PretrainConfig, backbone: Backbone, *, image_count: in
     return min(_DIMENSION, backbone.feature_dimension)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadoutConfig:
+    """How a readout is made."""
+
+    dimension: int
+    """D of the embedding from then on."""
+    seed: int = 0
+    """Of what the coordinates are learned with."""
+    mirror: bool = False
+    """Whether an image shows the same when it is mirrored left to right; then its coordinates are the same."""
+    bfloat16: bool = False
+    """Whether to compute the features in bfloat16."""
+
+
+class Sample:
+    """Some of the images, drawn by a seed, in batches that take little memory; all where there are no more.
+
+    Args:
+        x_NCHW: images, uint8.
+        count: of them to draw.
+        seed: of the draw.
+    """
+
+    def __init__(self, x_NCHW: U8Array, *, count: int, seed: int) -> None:
+        self._x_NCHW = x_NCHW
+        self._rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:count])
+
+    def __iter__(self) -> Iterator[U8Array]:
+        """Yields the images, the same ones each time, as x_BCHW."""
+        step = chunk_of(self._x_NCHW.shape[-1])
+        for start in range(0, len(self._rows), step):
+            yield self._x_NCHW[self._rows[start : start + step]]
+
+
 def fit_readout(
     backbone: Backbone,
-    batches: Iterable[U8Array],
+    batches: Sample | Sequence[U8Array],
     normalize: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    dimension: int,
-    seed: int,
-    bfloat16: bool = False,
+    config: ReadoutConfig,
 ) -> None:
     """Makes the readout of a trained network from some of its images, in place.
 
     Args:
         backbone: the network, without a readout; left in the mode that it was in.
-        batches: images x_BCHW, uint8, such as those of a ``sample``.
+        batches: images x_BCHW, uint8; read several times.
         normalize: from images, uint8, to what the network takes.
-        dimension: D of the embedding from now on.
-        seed: of what the coordinates are learned with.
-        bfloat16: whether to compute the features in bfloat16.
+        config: what is made.
     """
     place = next(backbone.parameters()).device
-    was_training, parts = backbone.training, []
+    was_training = backbone.training
+
+    def features(images_BCHW: U8Array, look: Look) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=config.bfloat16):
+            x_BCHW = look(normalize(torch.from_numpy(images_BCHW).to(place)))
+            return backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu()
+
     backbone.eval()
-    with torch.inference_mode(), torch.autocast(place.type, dtype=torch.bfloat16, enabled=bfloat16):
-        for images_BCHW in batches:
-            x_BCHW = normalize(torch.from_numpy(images_BCHW).to(place))
-            parts.append(backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu())
-    backbone.train(was_training)
-    x_NF = torch.cat(parts)
-    spectral = spectral_for(dimension, image_count=len(x_NF))
+    x_NF = torch.cat([features(images_BCHW, as_it_is) for images_BCHW in batches])
+    spectral = spectral_for(config.dimension, image_count=len(x_NF))
     power = SPECTRAL_POWER if spectral else POWER
-    mean_F, weight_AF = half_whitening(x_NF.numpy(), dimension=dimension - spectral, power=power)
-    readout = backbone.read_out(dimension, spectral=spectral)
+    mean_F, weight_AF = half_whitening(x_NF.numpy(), dimension=config.dimension - spectral, power=power)
+    readout = backbone.read_out(config.dimension, spectral=spectral)
     axes = readout.axes if isinstance(readout, SpectralReadout) else readout
     with torch.no_grad():
         axes.weight.copy_(torch.from_numpy(weight_AF))
         axes.bias.copy_(torch.from_numpy(-weight_AF @ mean_F))
     if isinstance(readout, SpectralReadout):
         readout.share.fill_(_SPECTRAL_SHARE)
-        learn_coordinates(readout, x_NF, seed=seed)
+        others = (mirrored, zoomed, mirrored_and_zoomed) if config.mirror else (zoomed,)
+        with torch.no_grad():
+            # On the axes they take a third of the memory of all features.
+            looks = [readout.project(x_NF)]
+            looks += [torch.cat([readout.project(features(x_BCHW, look)) for x_BCHW in batches]) for look in others]
+        sides = looks[:2] if config.mirror else looks[:1]
+        learn_coordinates(readout, sides, mean_NA=torch.stack(looks).mean(dim=0), seed=config.seed)
     readout.to(place)
+    backbone.train(was_training)
 
 
-def sample(x_NCHW: U8Array, *, count: int, seed: int) -> Iterator[U8Array]:
-    """Yields some of the images, drawn by a seed, in batches that take little memory; all where there are no more."""
-    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:count])
-    step = chunk_of(x_NCHW.shape[-1])
-    for start in range(0, len(rows), step):
-        yield x_NCHW[rows[start : start + step]]
+Look = Callable[[torch.Tensor], torch.Tensor]
+"""An image seen otherwise: from normalised x_BCHW to such."""
+
+
+def as_it_is(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Returns the images."""
+    return x_BCHW
+
+
+def mirrored(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Returns the images with left and right exchanged."""
+    return x_BCHW.flip(-1)
+
+
+def zoomed(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Returns the middle of the images, 13/16 of each side, at their size."""
+    height, width = x_BCHW.shape[-2:]
+    top, left = (max(1, side * _MARGIN // 32) for side in (height, width))
+    middle_BChw = x_BCHW[..., top : height - top, left : width - left]
+    return functional.interpolate(middle_BChw, size=(height, width), mode="bilinear")
+
+
+def mirrored_and_zoomed(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Returns both."""
+    return zoomed(mirrored(x_BCHW))
 
 
 def spectral_for(dimension: int, *, image_count: int) -> int:

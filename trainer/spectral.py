@@ -10,6 +10,8 @@ Differs: the graph joins cosines, with one width; rows are of unit length ("On S
 Weiss, NIPS 2001); the eigenvectors are found first, by orthogonal iteration, and then learned by their cosine.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -23,23 +25,28 @@ _WIDTH, _TIME = 0.2, 4.0
 _ITERATIONS, _BESIDE = 30, 16
 """Of orthogonal iteration, and vectors that it carries beside those that are wanted."""
 _ROWS = 2_000
-_EPOCHS, _LEAST_STEPS, _BATCH, _RATE, _DECAY = 10, 100, 512, 2e-3, 1e-2
+_EPOCHS, _LEAST_STEPS, _BATCH, _RATE, _DECAY = 15, 100, 512, 2e-3, 1e-2
 
 
-def learn_coordinates(readout: SpectralReadout, x_NF: torch.Tensor, *, seed: int) -> None:
+def learn_coordinates(
+    readout: SpectralReadout, sides: Sequence[torch.Tensor], *, mean_NA: torch.Tensor, seed: int
+) -> None:
     """Fits the coordinates of a readout, whose axes are there already, in place.
 
     Args:
         readout: what is fitted; in evaluation mode afterwards.
-        x_NF: features of the images, float32, N above ``NEIGHBORS`` and the number of coordinates.
+        sides: what the images are on the axes, x_NA of unit length, float32, N above ``NEIGHBORS`` and the number of
+            coordinates; perhaps what the mirrored ones are too. All of them get the coordinates of their image.
+        mean_NA: means of what the images are on the axes when seen in several ways, by which the graph is made.
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        x_NA = readout.project(x_NF)
+        x_VNA = torch.stack(list(sides))
         last = readout.coordinates[-1]
         assert isinstance(last, nn.Linear)
-        wanted_NS = spectral_coordinates(x_NA, count=last.out_features, generator=generator)
+        unit_NA = functional.normalize(mean_NA, dim=1)
+        wanted_NS = spectral_coordinates(unit_NA, count=last.out_features, generator=generator)
     for layer in readout.coordinates:
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
@@ -48,14 +55,16 @@ def learn_coordinates(readout: SpectralReadout, x_NF: torch.Tensor, *, seed: int
     parameters = [parameter.requires_grad_() for parameter in readout.coordinates.parameters()]
     solver = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
     readout.train()
-    batch, order_N, place = min(_BATCH, len(x_NA)), torch.randperm(len(x_NA), generator=generator), 0
-    steps = max(_LEAST_STEPS, _EPOCHS * len(x_NA) // batch)
+    count = len(wanted_NS)
+    batch, order_N, place = min(_BATCH, count), torch.randperm(count, generator=generator), 0
+    steps = max(_LEAST_STEPS, _EPOCHS * count // batch)
     for step in range(steps):
-        if place + batch > len(order_N):
-            order_N, place = torch.randperm(len(x_NA), generator=generator), 0
+        if place + batch > count:
+            order_N, place = torch.randperm(count, generator=generator), 0
         rows_B, place = order_N[place : place + batch], place + batch
+        side_B = torch.randint(len(x_VNA), (batch,), generator=generator)
         solver.param_groups[0]["lr"] = _RATE * (1 - step / steps)
-        loss = 1 - (readout.locate(x_NA[rows_B]) * wanted_NS[rows_B]).sum(dim=1).mean()
+        loss = 1 - (readout.locate(x_VNA[side_B, rows_B]) * wanted_NS[rows_B]).sum(dim=1).mean()
         solver.zero_grad()
         torch.autograd.backward(loss)
         solver.step()

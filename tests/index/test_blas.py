@@ -1,6 +1,7 @@
 """The matrix kernel: chosen by the CPU's flags before FAISS is loaded, and checked afterwards."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,23 @@ def test_a_kernel_that_multiplies_wrongly_is_refused() -> None:
 
     with pytest.raises(FailedPreconditionError, match="gives wrong products here; set OPENBLAS_CORETYPE"):
         check_products(SimpleNamespace(knn=knn, METRIC_INNER_PRODUCT=faiss.METRIC_INNER_PRODUCT))
+
+
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_only_faiss_lets_its_idle_threads_sleep(policy: str | None) -> None:
+    code = "from os import environ; from index.blas import load_faiss; load_faiss(); import torch; "
+    code += "print(environ.get('OMP_WAIT_POLICY'))"
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("OMP_WAIT_POLICY", None)
+    environment.update({} if policy is None else {"OMP_WAIT_POLICY": policy})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    # Each OpenMP library says how often an idle thread looks for work before it sleeps.
+    spins = {int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)}
+    if not spins:
+        pytest.skip("no OpenMP library of GNU here")
+    assert (min(spins) == 0) == (policy is None)
+    assert max(spins) > 0
+    assert done.stdout.strip() == str(policy)
 
 
 def test_a_choice_of_the_user_is_left_alone() -> None:

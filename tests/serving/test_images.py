@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +134,24 @@ def test_an_error_of_the_encoder_reaches_every_call_and_the_next_ones_work(
         assert (await images.embed(generation, make_png(1), call())).shape == (192,)
 
     asyncio.run(run())
+
+
+def test_one_thread_does_all_of_torchs_work(generation: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, seen, forward = generation.encoder, set(), Encoder._forward
+    assert encoder is not None
+    x_BCHW = np.stack([encoder.decode(make_png(number)) for number in range(4)])
+
+    def watched(self: Encoder, x: Any) -> Any:
+        seen.add(threading.current_thread().name)
+        return forward(self, x)
+
+    monkeypatch.setattr(Encoder, "_forward", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: encoder.embed(x_BCHW), range(8)))
+    assert len(seen) == 1
+    assert seen != {threading.current_thread().name}
+    for x_BD in found:
+        np.testing.assert_allclose(x_BD, generation.base.vectors_ND[:4], atol=1e-5)
 
 
 def test_whoever_hung_up_is_not_worked_for(generation: Generation, monkeypatch: pytest.MonkeyPatch) -> None:

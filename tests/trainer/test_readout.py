@@ -15,7 +15,7 @@ from trainer.config import BudgetConfig, PretrainConfig
 from trainer.export import export, find_run
 from trainer.onnx import TOLERANCE, export_onnx
 from trainer.pretrain import pretrain, resume
-from trainer.readout import POWER, dimension_for, fit_readout, half_whitening
+from trainer.readout import POWER, ReadoutConfig, dimension_for, fit_readout, half_whitening
 from trainer.splits import EvaluationConfig, Split
 from trainer.start import find
 from trainer.watch import READOUT
@@ -85,7 +85,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
     x_NCHW = images(40, size=size)
     features_BF = backbone.eval().features(normalize(torch.from_numpy(x_NCHW)))
     assert features_BF.shape == (40, backbone.feature_dimension) == (40, 8 * 72)
-    fit_readout(backbone.train(), [x_NCHW], normalize, dimension=20, seed=0)
+    fit_readout(backbone.train(), [x_NCHW], normalize, ReadoutConfig(dimension=20))
     assert backbone.training
     y_BD = backbone.eval()(normalize(torch.from_numpy(x_NCHW)))
     assert y_BD.shape == (40, 20)
@@ -97,7 +97,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
 def test_an_encoder_keeps_its_readout_in_its_files_and_in_onnx(tmp_path: Path, metric: Metric) -> None:
     backbone = create(TINY, image_size=28)
-    fit_readout(backbone, [images(64, size=28)], normalize, dimension=24, seed=0)
+    fit_readout(backbone, [images(64, size=28)], normalize, ReadoutConfig(dimension=24))
     size = Preprocessing(channels=3, height=28, width=28)
     architecture = {"name": TINY, "channels": 3, "image_size": 28, "readout": 24}
     save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=metric, metadata={})
@@ -124,13 +124,13 @@ def test_a_readout_that_the_network_cannot_have_is_damage(tmp_path: Path) -> Non
 def test_the_random_row_of_an_evaluation_is_read_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def counted(*args: Any, **kwargs: Any) -> None:
-        made.append(kwargs["dimension"])
-        fit_readout(*args, **kwargs)
+    def counted(*args: Any) -> None:
+        made.append(args[-1].dimension)
+        fit_readout(*args)
 
     monkeypatch.setattr(evaluation, "fit_readout", counted)
     backbone = create(TINY, image_size=16)
-    fit_readout(backbone, [images(64)], normalize, dimension=24, seed=0)
+    fit_readout(backbone, [images(64)], normalize, ReadoutConfig(dimension=24))
     size = Preprocessing(channels=3, height=16, width=16)
     architecture = {"name": TINY, "channels": 3, "image_size": 16, "readout": 24}
     save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=Metric.L2, metadata={})
@@ -152,10 +152,14 @@ def test_the_dimension_follows_from_network_and_images(given: dict[str, Any], co
 
 
 @pytest.mark.parametrize(("name", "dimension", "said"), [(TINY, 577, "1 to 576"), ("resnet18", 64, "no readout")])
-def test_a_dimension_that_is_not_there_is_refused(name: str, dimension: int, said: str) -> None:
-    config = PretrainConfig(budget=BudgetConfig(steps=1), dimension=dimension)
+def test_a_dimension_that_is_not_there_is_refused_before_images_are_decoded(
+    name: str, dimension: int, said: str, folder: Path, tmp_path: Path
+) -> None:
+    config = PretrainConfig(budget=BudgetConfig(steps=1), dimension=dimension, encoder=name)
+    store = Store.create(tmp_path / "w")
     with pytest.raises(InvalidArgumentError, match=said):
-        dimension_for(config, create(name), image_count=5000)
+        pretrain(store, str(folder), config)
+    assert not (store.root / "work" / "images").exists()
     with pytest.raises(InvalidConfigError, match="0 or more"):
         PretrainConfig(budget=BudgetConfig(steps=1), dimension=-1)
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from trainer import readout, spectral
 from trainer.onnx import TOLERANCE, export_onnx
-from trainer.readout import fit_readout, sample, shape_of, spectral_for
+from trainer.readout import ReadoutConfig, Sample, fit_readout, shape_of, spectral_for, zoomed
 from trainer.spectral import learn_coordinates, spectral_coordinates
 from vicinal.encoder import Encoder, save
 from vicinal.errors import InvalidArgumentError
@@ -78,7 +78,8 @@ def test_new_images_are_told_to_lie_in_their_groups() -> None:
     with torch.no_grad():
         module.axes.weight.copy_(torch.eye(32, 40))
         module.axes.bias.zero_()
-    learn_coordinates(module, x_NF, seed=0)
+    x_NA = module.project(x_NF)
+    learn_coordinates(module, [x_NA], mean_NA=x_NA, seed=0)
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())
     new_QF, group_Q = clouds(300, dimension=40, seed=1)
@@ -108,7 +109,8 @@ def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
     for _ in range(2):
         torch.manual_seed(0)
         backbone = create("resnet10-w8-grid", image_size=16)
-        fit_readout(backbone, sample(x_NCHW, count=200, seed=3), size.normalize, dimension=160, seed=3)
+        some = Sample(x_NCHW, count=200, seed=3)
+        fit_readout(backbone, some, size.normalize, ReadoutConfig(dimension=160, seed=3))
         made.append(backbone)
     assert made[0].dimension == 160
     assert isinstance(made[0].readout, SpectralReadout)
@@ -122,10 +124,37 @@ def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
     encoder = Encoder.load(place, device="cpu")
     y_BD = encoder.embed(x_NCHW[:9])
     np.testing.assert_allclose(np.linalg.norm(y_BD, axis=1), 1.0, atol=1e-5)
-    # Half of the axes' length, so a fifth of the square.
-    np.testing.assert_allclose(np.square(y_BD[:, -10:]).sum(axis=1), 0.2, atol=1e-5)
+    # Three fifths of the axes' length.
+    np.testing.assert_allclose(np.square(y_BD[:, -10:]).sum(axis=1), 0.36 / 1.36, atol=1e-5)
     assert encoder.untrained().readout is None
     assert export_onnx(encoder, place.with_suffix(".onnx")) <= TOLERANCE
+
+
+def test_mirrored_images_have_the_coordinates_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readout, "LEAST_IMAGES", 200)
+    x_NCHW = np.random.default_rng(0).integers(0, 256, (400, 3, 16, 16), dtype=np.uint8)
+    # Images that are dark on one of their sides.
+    x_NCHW[::2, :, :, :8] //= 4
+    size = Preprocessing(channels=3, height=16, width=16)
+    apart = {}
+    for mirror in (False, True):
+        torch.manual_seed(0)
+        backbone = create("resnet10-w8-grid", image_size=16).eval()
+        some = Sample(x_NCHW, count=400, seed=0)
+        fit_readout(backbone, some, size.normalize, ReadoutConfig(dimension=160, mirror=mirror))
+        with torch.inference_mode():
+            found = [backbone(size.normalize(torch.from_numpy(x))) for x in (x_NCHW, x_NCHW[..., ::-1].copy())]
+        z_NS, other_NS = (functional.normalize(x_ND[:, -10:], dim=1) for x_ND in found)
+        apart[mirror] = float((z_NS - other_NS).norm(dim=1).mean())
+        assert not backbone.training
+    assert apart[True] < 0.5 * apart[False]
+
+
+def test_zooming_keeps_the_size_and_shows_the_middle() -> None:
+    x_BCHW = torch.zeros(1, 1, 32, 32)
+    x_BCHW[..., 3:-3, 3:-3] = 1
+    assert torch.equal(zoomed(x_BCHW), torch.ones(1, 1, 32, 32))
+    assert zoomed(torch.zeros(2, 3, 8, 20)).shape == (2, 3, 8, 20)
 
 
 def test_more_spectral_coordinates_than_dimensions_are_refused() -> None:
@@ -137,11 +166,11 @@ def test_more_spectral_coordinates_than_dimensions_are_refused() -> None:
 
 def test_a_sample_is_drawn_by_its_seed_in_batches() -> None:
     x_NCHW = np.arange(1500, dtype=np.uint16).view(np.uint8).reshape(1500, 2, 1, 1)
-    parts = list(sample(x_NCHW, count=1200, seed=4))
+    parts = list(Sample(x_NCHW, count=1200, seed=4))
     assert [len(part) for part in parts] == [512, 512, 176]
     drawn = np.concatenate(parts).reshape(1200, 2).view(np.uint16).ravel()
     assert len(set(drawn.tolist())) == 1200
-    again, other = (np.concatenate(list(sample(x_NCHW, count=1200, seed=seed))) for seed in (4, 5))
+    again, other = (np.concatenate(list(Sample(x_NCHW, count=1200, seed=seed))) for seed in (4, 5))
     np.testing.assert_array_equal(again, np.concatenate(parts))
     assert not np.array_equal(other, again)
-    assert sum(len(part) for part in sample(x_NCHW, count=5000, seed=4)) == 1500
+    assert sum(len(part) for part in Sample(x_NCHW, count=5000, seed=4)) == 1500
