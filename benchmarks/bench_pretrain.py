@@ -39,7 +39,7 @@ from vicinal.store import Store
 from vicinal.types import Metric
 
 SHOTS = (10, 50)
-READOUT_S = 30
+READOUT_S = 50
 """Seconds that ours trains less than the budget, at most half of it: the probe before and the readout after it take
 less in budgets of over a minute."""
 
