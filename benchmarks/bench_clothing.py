@@ -70,9 +70,7 @@ def main() -> None:
     known = Path(os.environ.get("VICINAL_TEST_DATA", ROOT.parent / "shared" / "data")) / "clothing-jpeg.zip"
     data = arguments.data or known
     if not data.is_file():
-        frame.peers["images"] = f"not measured: no images at {data.name}; give --data"
-        frame.finish()
-        return
+        raise SystemExit(f"no images at {data}; give --data")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with zipfile.ZipFile(data) as archive:

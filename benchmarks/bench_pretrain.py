@@ -170,9 +170,7 @@ def main() -> None:
     known = Path(os.environ.get("VICINAL_TEST_DATA", ROOT.parent / "shared" / "data")) / "cifar10-jpeg.zip"
     data = arguments.fashion or arguments.data or known
     if not data.exists():
-        frame.peers["lightly"] = f"not measured: no images at {data.name}; give --data"
-        frame.finish()
-        return
+        raise SystemExit(f"no images at {data}; give --data")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unpack(frame, data, folder / "images")

@@ -39,7 +39,9 @@ _SPECTRAL_SHARE = 0.6
 """Their length where that of the axes is 1."""
 SAMPLE, SMALL_SAMPLE = 20_000, 10_000
 """Images that a readout is made from, and that one is made from in half of the time."""
-_SMALLEST, _MARGIN = 1e-7, 3
+_SMALLEST = 1e-7
+_MARGIN = 3
+"""Of 32 parts of a side, what an enlarged look leaves out at each end."""
 
 
 def dimension_for(config: PretrainConfig, backbone: Backbone, *, image_count: int, start: Start | None = None) -> int:
@@ -135,8 +137,8 @@ def fit_readout(
             looks += [torch.cat([readout.project(features(x_BCHW, look)) for x_BCHW in batches]) for look in others]
         sides = looks[:2] if config.mirror else looks[:1]
         learn_coordinates(readout, sides, mean_NA=torch.stack(looks).mean(dim=0), seed=config.seed)
-    readout.to(place)
     backbone.train(was_training)
+    readout.to(place).eval()
 
 
 Look = Callable[[torch.Tensor], torch.Tensor]
