@@ -40,8 +40,8 @@ from vicinal.types import Metric
 
 SHOTS = (10, 50)
 READOUT_S = 50
-"""Seconds that ours trains less than the budget, at most half of it: the probe before and the readout after it take
-less in budgets of over a minute."""
+"""Seconds that ours trains less than the budget, at most half of it: the readout after it takes less in budgets of over
+a minute. Decoding the images once and the probe come before the budget."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
