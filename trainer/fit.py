@@ -24,7 +24,7 @@ from trainer.listener import Listener
 from trainer.module import PretrainModule
 from trainer.monitor import Accuracy, OnlineMonitor
 from trainer.pictures import CURVES, VIEWS, draw_curves, draw_views
-from trainer.readout import SAMPLE, SMALL_SAMPLE, ReadoutConfig, Sample, fit_readout
+from trainer.readout import SMALL_SAMPLE, ReadoutConfig, Sample, fit_readout, sample_size
 from trainer.setup import architecture_of, make_module
 from trainer.start import START
 from trainer.watch import CHECKPOINT, READOUT, History, Watch
@@ -42,8 +42,6 @@ ROWS = {
     "start": "the weights it starts from",
 }
 """What baselines are called."""
-_SHORT_MINUTES = 3.0
-"""Up to which a readout is made in half of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +118,7 @@ def fit(store: Store, run: Run, *, listener: Listener, resumed: bool) -> Pretrai
         return None
     if config.dimension:
         listener.said(f"reading {config.dimension} dimensions out of all stages")
-        short = config.budget.minutes is not None and config.budget.minutes <= _SHORT_MINUTES
-        _reader(config, run.cache, size, count=SMALL_SAMPLE if short else SAMPLE)(_network(module))
+        _reader(config, run.cache, size, count=sample_size(module.views_seen))(_network(module))
         watch.read_out(module)
     if watch.history.reports:
         # None where the run was interrupted behind its last step.

@@ -11,7 +11,7 @@ Beside the axes there are spectral coordinates (see ``trainer.spectral``), where
 Differs: a power below one, which keeps more of what few labels are learned from than full whitening does.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,12 @@ _MOST_SPECTRAL, _LEAST_SPECTRAL, _SPECTRAL_PART = 48, 8, 16
 """Spectral coordinates are a sixteenth of the dimensions, at most 48; there are none where that is below 8."""
 _SPECTRAL_SHARE = 0.6
 """Their length where that of the axes is 1."""
-SAMPLE, SMALL_SAMPLE = 20_000, 10_000
-"""Images that a readout is made from, and that one is made from in half of the time."""
+SMALL_SAMPLE, SAMPLE = 2_000, 50_000
+"""Least and most images that spectral coordinates are made from, where there are so many."""
+_VIEWS_AN_IMAGE = 12
+"""Of training, for each of those images: the readout takes about a tenth of the time of training."""
+_AXES_SAMPLE = 5_000
+"""Images that the axes are made from; more do not better them."""
 _SMALLEST = 1e-7
 _MARGIN = 3
 """Of 32 parts of a side, what an enlarged look leaves out at each end."""
@@ -76,6 +80,11 @@ class ReadoutConfig:
     """Whether to compute the features in bfloat16."""
 
 
+def sample_size(views: int) -> int:
+    """Returns how many images a readout is made from after training on so many views."""
+    return min(max(views // _VIEWS_AN_IMAGE, SMALL_SAMPLE), SAMPLE)
+
+
 class Sample:
     """Some of the images, drawn by a seed, in batches that take little memory; all where there are no more.
 
@@ -86,8 +95,16 @@ class Sample:
     """
 
     def __init__(self, x_NCHW: U8Array, *, count: int, seed: int) -> None:
-        self._x_NCHW = x_NCHW
+        self._x_NCHW, self._seed = x_NCHW, seed
         self._rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(x_NCHW))[:count])
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self._rows)
+
+    def part(self, count: int) -> "Sample":
+        """Returns so many of its images, drawn; all where there are no more."""
+        return Sample(self._x_NCHW, count=min(count, len(self)), seed=self._seed)
 
     def __iter__(self) -> Iterator[U8Array]:
         """Yields the images, the same ones each time, as x_BCHW."""
@@ -98,7 +115,7 @@ class Sample:
 
 def fit_readout(
     backbone: Backbone,
-    batches: Sample | Sequence[U8Array],
+    sample: Sample,
     normalize: Callable[[torch.Tensor], torch.Tensor],
     config: ReadoutConfig,
 ) -> None:
@@ -106,7 +123,7 @@ def fit_readout(
 
     Args:
         backbone: the network, without a readout; left in the mode that it was in.
-        batches: images x_BCHW, uint8; read several times.
+        sample: images, uint8.
         normalize: from images, uint8, to what the network takes.
         config: what is made.
     """
@@ -119,10 +136,10 @@ def fit_readout(
             return backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu()
 
     backbone.eval()
-    x_NF = torch.cat([features(images_BCHW, as_it_is) for images_BCHW in batches])
-    spectral = spectral_for(config.dimension, image_count=len(x_NF))
+    some_NF = torch.cat([features(images_BCHW, as_it_is) for images_BCHW in sample.part(_AXES_SAMPLE)])
+    spectral = spectral_for(config.dimension, image_count=len(sample))
     power = SPECTRAL_POWER if spectral else POWER
-    mean_F, weight_AF = half_whitening(x_NF.numpy(), dimension=config.dimension - spectral, power=power)
+    mean_F, weight_AF = half_whitening(some_NF.numpy(), dimension=config.dimension - spectral, power=power)
     readout = backbone.read_out(config.dimension, spectral=spectral)
     axes = readout.axes if isinstance(readout, SpectralReadout) else readout
     with torch.no_grad():
@@ -130,13 +147,13 @@ def fit_readout(
         axes.bias.copy_(torch.from_numpy(-weight_AF @ mean_F))
     if isinstance(readout, SpectralReadout):
         readout.share.fill_(_SPECTRAL_SHARE)
-        others = (mirrored, zoomed, mirrored_and_zoomed) if config.mirror else (zoomed,)
         with torch.no_grad():
             # On the axes they take a third of the memory of all features.
-            looks = [readout.project(x_NF)]
-            looks += [torch.cat([readout.project(features(x_BCHW, look)) for x_BCHW in batches]) for look in others]
-        sides = looks[:2] if config.mirror else looks[:1]
-        learn_coordinates(readout, sides, mean_NA=torch.stack(looks).mean(dim=0), seed=config.seed)
+            looks = [
+                torch.cat([readout.project(features(images_BCHW, look)) for images_BCHW in sample])
+                for look in (as_it_is, mirrored_and_zoomed if config.mirror else zoomed)
+            ]
+        learn_coordinates(readout, looks, seed=config.seed)
     backbone.train(was_training)
     readout.to(place).eval()
 
@@ -150,11 +167,6 @@ def as_it_is(x_BCHW: torch.Tensor) -> torch.Tensor:
     return x_BCHW
 
 
-def mirrored(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Returns the images with left and right exchanged."""
-    return x_BCHW.flip(-1)
-
-
 def zoomed(x_BCHW: torch.Tensor) -> torch.Tensor:
     """Returns the middle of the images, 13/16 of each side, at their size."""
     height, width = x_BCHW.shape[-2:]
@@ -164,8 +176,8 @@ def zoomed(x_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def mirrored_and_zoomed(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Returns both."""
-    return zoomed(mirrored(x_BCHW))
+    """Returns the same with left and right exchanged."""
+    return zoomed(x_BCHW.flip(-1))
 
 
 def spectral_for(dimension: int, *, image_count: int) -> int:

@@ -10,6 +10,7 @@ Differs: the graph joins cosines, with one width; rows are of unit length ("On S
 Weiss, NIPS 2001); the eigenvectors are found first, by orthogonal iteration, and then learned by their cosine.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -25,28 +26,27 @@ _WIDTH, _TIME = 0.2, 4.0
 _ITERATIONS, _BESIDE = 30, 16
 """Of orthogonal iteration, and vectors that it carries beside those that are wanted."""
 _ROWS = 2_000
-_EPOCHS, _LEAST_STEPS, _BATCH, _RATE, _DECAY = 15, 100, 512, 2e-3, 1e-2
+_STEPS, _BATCH, _RATE, _DECAY = 3.3, 512, 4e-3, 1e-2
+"""Of learning: steps for the root of the number of images, and what AdamW takes."""
 
 
-def learn_coordinates(
-    readout: SpectralReadout, sides: Sequence[torch.Tensor], *, mean_NA: torch.Tensor, seed: int
-) -> None:
+def learn_coordinates(readout: SpectralReadout, looks: Sequence[torch.Tensor], *, seed: int) -> None:
     """Fits the coordinates of a readout, whose axes are there already, in place.
 
     Args:
         readout: what is fitted; in evaluation mode afterwards.
-        sides: what the images are on the axes, x_NA of unit length, float32, N above ``NEIGHBORS`` and the number of
-            coordinates; perhaps what the mirrored ones are too. All of them get the coordinates of their image.
-        mean_NA: means of what the images are on the axes when seen in several ways, by which the graph is made.
+        looks: what the images are on the axes, seen in several ways, each x_NA of unit length, float32, N above
+            ``NEIGHBORS`` and the number of coordinates. The graph joins their means; all of them get the coordinates of
+            their image.
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        x_VNA = torch.stack(list(sides))
+        x_VNA = torch.stack(list(looks))
         last = readout.coordinates[-1]
         assert isinstance(last, nn.Linear)
-        unit_NA = functional.normalize(mean_NA, dim=1)
-        wanted_NS = spectral_coordinates(unit_NA, count=last.out_features, generator=generator)
+        mean_NA = functional.normalize(x_VNA.mean(dim=0), dim=1)
+        wanted_NS = spectral_coordinates(mean_NA, count=last.out_features, generator=generator)
     for layer in readout.coordinates:
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
@@ -57,14 +57,14 @@ def learn_coordinates(
     readout.train()
     count = len(wanted_NS)
     batch, order_N, place = min(_BATCH, count), torch.randperm(count, generator=generator), 0
-    steps = max(_LEAST_STEPS, _EPOCHS * count // batch)
+    steps = round(_STEPS * count**0.5)
     for step in range(steps):
         if place + batch > count:
             order_N, place = torch.randperm(count, generator=generator), 0
         rows_B, place = order_N[place : place + batch], place + batch
-        side_B = torch.randint(len(x_VNA), (batch,), generator=generator)
+        look_B = torch.randint(len(x_VNA), (batch,), generator=generator)
         solver.param_groups[0]["lr"] = _RATE * (1 - step / steps)
-        loss = 1 - (readout.locate(x_VNA[side_B, rows_B]) * wanted_NS[rows_B]).sum(dim=1).mean()
+        loss = 1 - (readout.locate(x_VNA[look_B, rows_B]) * wanted_NS[rows_B]).sum(dim=1).mean()
         solver.zero_grad()
         torch.autograd.backward(loss)
         solver.step()
@@ -84,8 +84,8 @@ def spectral_coordinates(x_ND: torch.Tensor, *, count: int, generator: torch.Gen
     basis_NM = torch.linalg.qr(torch.randn(len(x_ND), beside, generator=generator)).Q
     for _ in range(_ITERATIONS):
         # Half a step stays where it is, so that no eigenvalue is negative and the largest are the smoothest.
-        basis_NM = torch.linalg.qr(torch.sparse.mm(walk_NN, basis_NM) + basis_NM).Q
-    values_M, turn_MM = torch.linalg.eigh(basis_NM.t() @ torch.sparse.mm(walk_NN, basis_NM))
+        basis_NM = torch.linalg.qr(walk_NN @ basis_NM + basis_NM).Q
+    values_M, turn_MM = torch.linalg.eigh(basis_NM.t() @ walk_NN @ basis_NM)
     # The largest is that of the constant function.
     chosen = slice(1, count + 1)
     values_S = values_M.flip(0)[chosen].clamp(min=0.0)
@@ -95,17 +95,11 @@ def spectral_coordinates(x_ND: torch.Tensor, *, count: int, generator: torch.Gen
 
 def _normalized(x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the affinities divided by the roots of the degrees, sparse, and the degrees."""
-    size, count = len(x_ND), min(NEIGHBORS, len(x_ND) - 1)
-    cosines, others = [], []
-    for start in range(0, size, _ROWS):
-        sim_bN = x_ND[start : start + _ROWS] @ x_ND.t()
-        sim_bN.diagonal(start).fill_(-2.0)
-        found = sim_bN.topk(count, dim=1)
-        cosines.append(found.values)
-        others.append(found.indices)
+    size = len(x_ND)
+    cosines_NK, others_NK = _nearest(x_ND, count=min(NEIGHBORS, size - 1))
     # An edge weighs as much from both of its ends.
-    weights_E = torch.exp((torch.cat(cosines).flatten() - 1) / _WIDTH) / 2
-    ends = torch.stack([torch.arange(size).repeat_interleave(count), torch.cat(others).flatten()])
+    weights_E = torch.exp((cosines_NK.flatten() - 1) / _WIDTH) / 2
+    ends = torch.stack([torch.arange(size).repeat_interleave(others_NK.shape[1]), others_NK.flatten()])
     both_2E = torch.cat([ends, ends.flip(0)], dim=1)
     graph = torch.sparse_coo_tensor(
         both_2E, torch.cat([weights_E, weights_E]), (size, size), check_invariants=True
@@ -113,6 +107,31 @@ def _normalized(x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     degree_N = torch.sparse.sum(graph, dim=1).to_dense()
     row_E, column_E = graph.indices()
     values_E = graph.values() / (degree_N[row_E] * degree_N[column_E]).sqrt()
-    return torch.sparse_coo_tensor(
-        graph.indices(), values_E, (size, size), is_coalesced=True, check_invariants=True
-    ), degree_N
+    starts_N1 = torch.searchsorted(row_E, torch.arange(size + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        # By rows it multiplies several times as quickly.
+        walk_NN = torch.sparse_csr_tensor(starts_N1, column_E, values_E, (size, size), check_invariants=True)
+    return walk_NN, degree_N
+
+
+def _nearest(x_ND: torch.Tensor, *, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the cosines of each image's nearest others, x_NK, and which they are, int64; each pair is met once."""
+    size = len(x_ND)
+    cosines_NK = torch.full((size, count), -torch.inf)
+    others_NK = torch.zeros((size, count), dtype=torch.int64)
+
+    def meet(rows: slice, sim_rC: torch.Tensor, *, first: int) -> None:
+        found = sim_rC.topk(min(count, sim_rC.shape[1]), dim=1)
+        both = torch.cat([others_NK[rows], found.indices + first], dim=1)
+        best = torch.cat([cosines_NK[rows], found.values], dim=1).topk(count, dim=1)
+        cosines_NK[rows], others_NK[rows] = best.values, both.gather(1, best.indices)
+
+    for start in range(0, size, _ROWS):
+        stop = min(start + _ROWS, size)
+        sim_bC = x_ND[start:stop] @ x_ND[start:].t()
+        sim_bC.diagonal().fill_(-2.0)
+        meet(slice(start, stop), sim_bC, first=start)
+        if stop < size:
+            meet(slice(stop, size), sim_bC[:, stop - start :].t(), first=start)
+    return cosines_NK, others_NK

@@ -15,7 +15,7 @@ from trainer.config import BudgetConfig, PretrainConfig
 from trainer.export import export, find_run
 from trainer.onnx import TOLERANCE, export_onnx
 from trainer.pretrain import pretrain, resume
-from trainer.readout import POWER, ReadoutConfig, dimension_for, fit_readout, half_whitening
+from trainer.readout import POWER, ReadoutConfig, Sample, dimension_for, fit_readout, half_whitening, sample_size
 from trainer.splits import EvaluationConfig, Split
 from trainer.start import find
 from trainer.watch import READOUT
@@ -36,6 +36,10 @@ def normalize(x_BCHW: torch.Tensor) -> torch.Tensor:
 
 def images(count: int, *, size: int = 16) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+
+
+def all_of(x_NCHW: np.ndarray) -> Sample:
+    return Sample(x_NCHW, count=len(x_NCHW), seed=0)
 
 
 def test_axes_are_principal_and_their_variances_are_evened_out() -> None:
@@ -85,7 +89,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
     x_NCHW = images(40, size=size)
     features_BF = backbone.eval().features(normalize(torch.from_numpy(x_NCHW)))
     assert features_BF.shape == (40, backbone.feature_dimension) == (40, 8 * 72)
-    fit_readout(backbone.train(), [x_NCHW], normalize, ReadoutConfig(dimension=20))
+    fit_readout(backbone.train(), all_of(x_NCHW), normalize, ReadoutConfig(dimension=20))
     assert backbone.training
     y_BD = backbone.eval()(normalize(torch.from_numpy(x_NCHW)))
     assert y_BD.shape == (40, 20)
@@ -97,7 +101,7 @@ def test_features_are_of_all_stages_and_the_readout_replaces_the_embedding(name:
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2])
 def test_an_encoder_keeps_its_readout_in_its_files_and_in_onnx(tmp_path: Path, metric: Metric) -> None:
     backbone = create(TINY, image_size=28)
-    fit_readout(backbone, [images(64, size=28)], normalize, ReadoutConfig(dimension=24))
+    fit_readout(backbone, all_of(images(64, size=28)), normalize, ReadoutConfig(dimension=24))
     size = Preprocessing(channels=3, height=28, width=28)
     architecture = {"name": TINY, "channels": 3, "image_size": 28, "readout": 24}
     save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=metric, metadata={})
@@ -130,7 +134,7 @@ def test_the_random_row_of_an_evaluation_is_read_out_too(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(evaluation, "fit_readout", counted)
     backbone = create(TINY, image_size=16)
-    fit_readout(backbone, [images(64)], normalize, ReadoutConfig(dimension=24))
+    fit_readout(backbone, all_of(images(64)), normalize, ReadoutConfig(dimension=24))
     size = Preprocessing(channels=3, height=16, width=16)
     architecture = {"name": TINY, "channels": 3, "image_size": 16, "readout": 24}
     save(tmp_path / "e", model=backbone, architecture=architecture, preprocessing=size, metric=Metric.L2, metadata={})
@@ -149,6 +153,13 @@ def test_the_dimension_follows_from_network_and_images(given: dict[str, Any], co
     config = PretrainConfig(budget=BudgetConfig(steps=1), **given)
     assert dimension_for(config, create(TINY), image_count=count) == wanted
     assert dimension_for(PretrainConfig(budget=BudgetConfig(steps=1)), create("resnet18"), image_count=5000) == 0
+
+
+@pytest.mark.parametrize(
+    ("views", "wanted"), [(0, 2_000), (20_000, 2_000), (120_000, 10_000), (600_000, 50_000), (10**9, 50_000)]
+)
+def test_images_that_are_read_out_follow_from_the_views_of_training(views: int, wanted: int) -> None:
+    assert sample_size(views) == wanted
 
 
 @pytest.mark.parametrize(("name", "dimension", "said"), [(TINY, 577, "1 to 576"), ("resnet18", 64, "no readout")])

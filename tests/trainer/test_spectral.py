@@ -66,6 +66,17 @@ def test_images_of_a_group_lie_together() -> None:
     assert sim_NN[same_NN].mean() > sim_NN[~same_NN].mean() + 0.5
 
 
+def test_neighbors_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Blocks of 7 of 64 images: some that are shorter than the neighbors are many, and a last one of a single image.
+    monkeypatch.setattr(spectral, "_ROWS", 7)
+    x_ND, _ = clouds(64, spread=1.0)
+    cosines_NK, others_NK = spectral._nearest(x_ND, count=9)
+    sim_NN = (x_ND @ x_ND.t()).fill_diagonal_(-2)
+    wanted = sim_NN.topk(9, dim=1)
+    assert torch.equal(others_NK, wanted.indices)
+    torch.testing.assert_close(cosines_NK, wanted.values)
+
+
 @pytest.mark.parametrize("count", [3, 30])
 def test_equal_and_very_few_images_give_finite_numbers(count: int) -> None:
     for x_ND in (torch.ones(count, 5) / 5**0.5, torch.zeros(count, 5), clouds(count)[0]):
@@ -79,7 +90,7 @@ def test_new_images_are_told_to_lie_in_their_groups() -> None:
         module.axes.weight.copy_(torch.eye(32, 40))
         module.axes.bias.zero_()
     x_NA = module.project(x_NF)
-    learn_coordinates(module, [x_NA], mean_NA=x_NA, seed=0)
+    learn_coordinates(module, [x_NA], seed=0)
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())
     new_QF, group_Q = clouds(300, dimension=40, seed=1)
@@ -102,7 +113,6 @@ def test_an_encoder_keeps_them_in_its_files_and_in_onnx(
     tmp_path: Path, metric: Metric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readout, "LEAST_IMAGES", 200)
-    monkeypatch.setattr(spectral, "_LEAST_STEPS", 20)
     x_NCHW = np.random.default_rng(0).integers(0, 256, (200, 3, 16, 16), dtype=np.uint8)
     size = Preprocessing(channels=3, height=16, width=16)
     made = []
@@ -170,6 +180,10 @@ def test_a_sample_is_drawn_by_its_seed_in_batches() -> None:
     assert [len(part) for part in parts] == [512, 512, 176]
     drawn = np.concatenate(parts).reshape(1200, 2).view(np.uint16).ravel()
     assert len(set(drawn.tolist())) == 1200
+    assert len(Sample(x_NCHW, count=1200, seed=4)) == 1200
+    part = np.concatenate(list(Sample(x_NCHW, count=1200, seed=4).part(300))).reshape(300, 2).view(np.uint16).ravel()
+    assert set(part.tolist()) < set(drawn.tolist())
+    assert len(Sample(x_NCHW, count=1200, seed=4).part(9999)) == 1200
     again, other = (np.concatenate(list(Sample(x_NCHW, count=1200, seed=seed))) for seed in (4, 5))
     np.testing.assert_array_equal(again, np.concatenate(parts))
     assert not np.array_equal(other, again)
