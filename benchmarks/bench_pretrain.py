@@ -39,9 +39,9 @@ from vicinal.store import Store
 from vicinal.types import Metric
 
 SHOTS = (10, 50)
-READOUT_S = 50
-"""Seconds that ours trains less than the budget, at most half of it: the readout after it takes less in budgets of over
-a minute. Decoding the images once and the probe come before the budget."""
+READOUT_S, READOUT_SHARE = 5, 0.1
+"""Seconds, and share of the budget, that ours trains less: the readout comes after it. Decoding the images once and the
+probe come before the budget."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -116,7 +116,7 @@ def ours(frame: Frame, folder: Path, data: str, *, method: str, encoder: str, se
     """Trains ours within the budget; returns the encoder and views a second."""
     store = Store.create(folder / f"{method}-{encoder}-{seed}")
     minutes = frame.arguments.minutes
-    budget = BudgetConfig(minutes=minutes if frame.quick else minutes - min(READOUT_S / 60, minutes / 2))
+    budget = BudgetConfig(minutes=minutes if frame.quick else minutes * (1 - READOUT_SHARE) - READOUT_S / 60)
     config = PretrainConfig(budget=budget, method=method, encoder=encoder, seed=seed)
     result = pretrain(store, data, config)
     frame.config.setdefault("runs", []).append({"run": result.run, "seconds": result.seconds, **result.state})

@@ -26,7 +26,7 @@ from vicinal.modalities.image.backbones import Backbone
 from vicinal.modalities.image.readout import SpectralReadout
 from vicinal.types import F32Array, U8Array
 
-POWER, SPECTRAL_POWER = 0.4, 0.7
+POWER, SPECTRAL_POWER = 0.4, 0.8
 """Of the standard deviations that the axes are divided by, without and with spectral coordinates beside them: 0 leaves
 them as they are, 1 whitens. A larger one helps neighbors and costs few labels, which the coordinates more than give
 back."""
@@ -35,7 +35,7 @@ LEAST_IMAGES = 1_000
 _DIMENSION = 768
 _MOST_SPECTRAL, _LEAST_SPECTRAL, _SPECTRAL_PART = 48, 8, 16
 """Spectral coordinates are a sixteenth of the dimensions, at most 48; there are none where that is below 8."""
-_SPECTRAL_SHARE = 0.6
+_SPECTRAL_SHARE = 0.65
 """Their length where that of the axes is 1."""
 SMALL_SAMPLE, SAMPLE = 2_000, 50_000
 """Least and most images that spectral coordinates are made from, where there are so many."""
