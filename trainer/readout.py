@@ -147,13 +147,15 @@ def fit_readout(
         axes.bias.copy_(torch.from_numpy(-weight_AF @ mean_F))
     if isinstance(readout, SpectralReadout):
         readout.share.fill_(_SPECTRAL_SHARE)
+        # On the axes they take a third of the memory of all features.
+        x_VNA = torch.empty(2, len(sample), config.dimension - spectral)
         with torch.no_grad():
-            # On the axes they take a third of the memory of all features.
-            looks = [
-                torch.cat([readout.project(features(images_BCHW, look)) for images_BCHW in sample])
-                for look in (as_it_is, mirrored_and_zoomed if config.mirror else zoomed)
-            ]
-        learn_coordinates(readout, looks, seed=config.seed)
+            for x_NA, look in zip(x_VNA, (as_it_is, mirrored_and_zoomed if config.mirror else zoomed), strict=True):
+                start = 0
+                for images_BCHW in sample:
+                    x_NA[start : start + len(images_BCHW)] = readout.project(features(images_BCHW, look))
+                    start += len(images_BCHW)
+        learn_coordinates(readout, x_VNA, seed=config.seed)
     backbone.train(was_training)
     readout.to(place).eval()
 

@@ -11,7 +11,6 @@ Weiss, NIPS 2001); the eigenvectors are found first, by orthogonal iteration, an
 """
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -25,24 +24,23 @@ _WIDTH, _TIME = 0.2, 4.0
 """Of the kernel over cosines; steps of the random walk."""
 _ITERATIONS, _BESIDE = 30, 16
 """Of orthogonal iteration, and vectors that it carries beside those that are wanted."""
-_ROWS = 2_000
+_ROWS = 1_000
 _STEPS, _BATCH, _RATE, _DECAY = 3.3, 512, 4e-3, 1e-2
 """Of learning: steps for the root of the number of images, and what AdamW takes."""
 
 
-def learn_coordinates(readout: SpectralReadout, looks: Sequence[torch.Tensor], *, seed: int) -> None:
+def learn_coordinates(readout: SpectralReadout, x_VNA: torch.Tensor, *, seed: int) -> None:
     """Fits the coordinates of a readout, whose axes are there already, in place.
 
     Args:
         readout: what is fitted; in evaluation mode afterwards.
-        looks: what the images are on the axes, seen in several ways, each x_NA of unit length, float32, N above
-            ``NEIGHBORS`` and the number of coordinates. The graph joins their means; all of them get the coordinates of
+        x_VNA: what N images are on the axes, each seen in V ways, of unit length, float32; N above ``NEIGHBORS``
+            and the number of coordinates. The graph joins the means of the ways; all of them get the coordinates of
             their image.
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        x_VNA = torch.stack(list(looks))
         last = readout.coordinates[-1]
         assert isinstance(last, nn.Linear)
         mean_NA = functional.normalize(x_VNA.mean(dim=0), dim=1)

@@ -90,7 +90,7 @@ def test_new_images_are_told_to_lie_in_their_groups() -> None:
         module.axes.weight.copy_(torch.eye(32, 40))
         module.axes.bias.zero_()
     x_NA = module.project(x_NF)
-    learn_coordinates(module, [x_NA], seed=0)
+    learn_coordinates(module, x_NA[None], seed=0)
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())
     new_QF, group_Q = clouds(300, dimension=40, seed=1)
