@@ -89,7 +89,7 @@ def test_new_images_are_told_to_lie_in_their_groups() -> None:
     with torch.no_grad():
         module.axes.weight.copy_(torch.eye(32, 40))
         module.axes.bias.zero_()
-    x_NA = module.project(x_NF)
+    x_NA = module.project(x_NF).detach()
     learn_coordinates(module, x_NA[None], seed=0)
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())
