@@ -40,8 +40,8 @@ from vicinal.types import Metric
 
 SHOTS = (10, 50)
 READOUT_S, READOUT_SHARE = 5, 0.1
-"""Seconds, and share of the budget, that ours trains less: the readout comes after it. Decoding the images once and the
-probe come before the budget."""
+"""Seconds, and share of the budget, that ours trains less, at most half of it: the readout comes after it. Decoding the
+images once and the probe come before the budget."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -116,7 +116,9 @@ def ours(frame: Frame, folder: Path, data: str, *, method: str, encoder: str, se
     """Trains ours within the budget; returns the encoder and views a second."""
     store = Store.create(folder / f"{method}-{encoder}-{seed}")
     minutes = frame.arguments.minutes
-    budget = BudgetConfig(minutes=minutes if frame.quick else minutes * (1 - READOUT_SHARE) - READOUT_S / 60)
+    budget = BudgetConfig(
+        minutes=minutes if frame.quick else minutes - min(READOUT_SHARE * minutes + READOUT_S / 60, minutes / 2)
+    )
     config = PretrainConfig(budget=budget, method=method, encoder=encoder, seed=seed)
     result = pretrain(store, data, config)
     frame.config.setdefault("runs", []).append({"run": result.run, "seconds": result.seconds, **result.state})
