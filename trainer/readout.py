@@ -41,8 +41,8 @@ SMALL_SAMPLE, SAMPLE = 2_000, 50_000
 """Least and most images that spectral coordinates are made from, where there are so many."""
 _VIEWS_AN_IMAGE = 12
 """Of training, for each of those images: the readout takes about a tenth of the time of training."""
-_AXES_SAMPLE = 5_000
-"""Images that the axes are made from; more do not better them."""
+_AXES_SAMPLE, _AXES_RATIO = 5_000, 6
+"""Images that the axes are made from, or that many for each dimension: more do not better 768 of them, but 2,304."""
 _SMALLEST = 1e-7
 _MARGIN = 3
 """Of 32 parts of a side, what an enlarged look leaves out at each end."""
@@ -136,7 +136,8 @@ def fit_readout(
             return backbone.features(x_BCHW.contiguous(memory_format=torch.channels_last)).cpu()
 
     backbone.eval()
-    some_NF = torch.cat([features(images_BCHW, as_it_is) for images_BCHW in sample.part(_AXES_SAMPLE)])
+    some = sample.part(max(_AXES_SAMPLE, _AXES_RATIO * config.dimension))
+    some_NF = torch.cat([features(images_BCHW, as_it_is) for images_BCHW in some])
     spectral = spectral_for(config.dimension, image_count=len(sample))
     power = SPECTRAL_POWER if spectral else POWER
     mean_F, weight_AF = half_whitening(some_NF.numpy(), dimension=config.dimension - spectral, power=power)
