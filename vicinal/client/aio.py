@@ -17,7 +17,7 @@ from vicinal.client import proposals as proposal_calls
 from vicinal.client import search as search_calls
 from vicinal.client import snapshots as snapshot_calls
 from vicinal.client import writes as write_calls
-from vicinal.client.call import Call, async_method
+from vicinal.client.call import Call, async_method, serialized
 from vicinal.client.channel import (
     DEFAULT_ADDRESS,
     RetryPolicy,
@@ -205,7 +205,7 @@ class AsyncClient:
         }
         method = shapes[call.requests is not None, call.streamed](
             call.method,
-            request_serializer=type(call.request).SerializeToString,
+            request_serializer=serialized,
             response_deserializer=call.response.FromString,
         )
         self._methods[call.method] = method

@@ -22,8 +22,8 @@ class Call(Generic[T_co]):
 
     method: str
     """Full name, such as ``/vicinal.v1.SearchService/Search``."""
-    request: Message
-    """What is sent."""
+    request: Message | bytes
+    """What is sent: a message, or what its bytes are."""
     response: type[Message]
     """Message class of the reply."""
     decode: Callable[[Any], T_co]
@@ -36,6 +36,11 @@ class Call(Generic[T_co]):
     """The reply is a stream; ``decode`` gets all of it as a list."""
     retry: bool = True
     """Whether it may be sent again when the server was UNAVAILABLE; false for what must not happen twice."""
+
+
+def serialized(request: Message | bytes) -> bytes:
+    """Returns the bytes of a request."""
+    return request if isinstance(request, bytes) else request.SerializeToString()
 
 
 class SyncCaller(Protocol):

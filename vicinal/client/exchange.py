@@ -1,15 +1,18 @@
-"""One call of the asyncio client over plain text: its request, its reply, and how it may fail."""
+"""One call over our own HTTP/2: its request, its reply, and how it may fail."""
 
-import asyncio
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from vicinal.http2.fields import decode_binary, decode_message
+from vicinal.http2.fields import decode_binary, decode_message, literal
 from vicinal.http2.frames import ErrorCode
 
+PREFIX_BYTES = 5
+CANCELLED, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE = 1, 4, 13, 14
+"""Status codes of gRPC."""
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _BY_HTTP = {"401": 16, "403": 7, "404": 12, "429": 14, "502": 14, "503": 14, "504": 14}
 """Status codes of gRPC for those of HTTP, where what answers is no gRPC server."""
@@ -40,7 +43,8 @@ class LostCallError(Exception):
 class Exchange:
     """One request and its reply."""
 
-    done: "asyncio.Future[Exchange]"
+    done: Any
+    """Tells how it ended: a future of asyncio, or what is like one for a thread that waits."""
     window: int
     outgoing: bytes = b""
     """What waits for the server's window."""
@@ -54,6 +58,47 @@ class Exchange:
     """Bytes that came of a stream since the server was last told that it may send more."""
     fields: dict[str, str] = field(default_factory=dict)
     """Headers and trailers."""
+
+
+def framed(raw: bytes) -> bytes:
+    """Returns a message with its prefix, not compressed."""
+    return b"\0" + len(raw).to_bytes(4, "big") + raw
+
+
+@functools.lru_cache(maxsize=256)
+def request_head(address: str, method: str, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]) -> bytes:
+    """Returns the block of a request's headers.
+
+    Args:
+        address: of the server, ``HOST:PORT``.
+        method: full name of the RPC.
+        timeout_s: seconds until the deadline; None for none.
+        metadata: pairs of name and value, such as the key.
+    """
+    fields = {
+        ":path": method,
+        ":authority": address,
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "user-agent": "vicinal-python",
+    }
+    if timeout_s is not None:
+        fields["grpc-timeout"] = f"{min(99_999_999, max(1, round(1000 * timeout_s)))}m"
+    # POST and http are the entries 3 and 6 of the fixed table.
+    head = b"\x83\x86" + b"".join(literal(name, value) for name, value in fields.items())
+    return head + b"".join(literal(name, value, secret=True) for name, value in metadata)
+
+
+def reply_of(exchange: Exchange) -> bytes:
+    """Returns the message of a reply.
+
+    Raises:
+        grpc.aio.AioRpcError: the call failed.
+    """
+    check_status(exchange.fields)
+    if len(exchange.data) >= PREFIX_BYTES and not exchange.data[0]:
+        return bytes(memoryview(exchange.data)[PREFIX_BYTES:])
+    raise call_error(grpc.StatusCode.INTERNAL, "the reply is not one message that is not compressed")
 
 
 def call_error(code: grpc.StatusCode, details: str, trailing: Iterable[tuple[str, Any]] = ()) -> grpc.aio.AioRpcError:

@@ -1,6 +1,6 @@
-"""What one connection of the asyncio client sends of its calls, within the windows that the server gives."""
+"""What one connection of our own HTTP/2 client sends of its calls, within the windows that the server gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vicinal.client.exchange import Exchange
@@ -18,6 +18,9 @@ class Outlet:
 
     def __init__(self, exchanges: Mapping[int, Exchange], *, most_frame_bytes: int) -> None:
         self.transport: Any = None
+        self.soon: Callable[[Callable[[], None]], Any] | None = None
+        """Runs a function when what runs now has run; None where there is no event loop."""
+        self._waiting: list[bytes] = []
         self._exchanges = exchanges
         self._most_frame_bytes = most_frame_bytes
         self._window = self._initial_window = frames.DEFAULT_WINDOW
@@ -62,7 +65,19 @@ class Outlet:
             self.write(b"".join(out))
 
     def write(self, data: bytes) -> None:
-        """Sends bytes; nothing where the connection is lost, which ends its calls in a moment."""
+        """Sends bytes; nothing where the connection is lost, which ends its calls in a moment.
+
+        What several calls send in one turn of the event loop goes out together.
+        """
+        if self.soon is not None and (self._waiting or len(self._exchanges) > 1):
+            if not self._waiting:
+                self.soon(self._flush)
+            self._waiting.append(data)
+        elif not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _flush(self) -> None:
+        data, self._waiting = b"".join(self._waiting), []
         if not self.transport.is_closing():
             self.transport.write(data)
 

@@ -1,5 +1,6 @@
 """The calls of SearchService."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypedDict, overload
 
@@ -18,6 +19,7 @@ from vicinal.v1 import types_pb2
 QueryLike: TypeAlias = "str | bytes | npt.NDArray[np.floating] | Sequence[float] | types_pb2.Query"
 """An item id, an encoded image, a vector of shape (D,), or a Query message (for examples)."""
 _SERVICE = "/vicinal.v1.SearchService"
+_F32 = np.dtype("<f4")
 
 
 class Options(TypedDict, total=False):
@@ -73,11 +75,9 @@ def search(
     Raises:
         VicinalError: of the class that the server raised; see docs/api.md.
     """
-    request = pb.SearchRequest(options=encode_options(options), snapshot=snapshot)
-    fill_query(request.query, query, fingerprint=fingerprint)
     return Call(
         method=f"{_SERVICE}/Search",
-        request=request,
+        request=_request(query, snapshot, fingerprint, options),
         response=pb.SearchResponse,
         decode=decode_search,
         timeout_s=timeout_s,
@@ -184,6 +184,35 @@ def fill_query(message: types_pb2.Query, query: QueryLike, *, fingerprint: str =
         message.vector.fingerprint = fingerprint
 
 
+def _request(query: QueryLike, snapshot: str, fingerprint: str, options: Options) -> pb.SearchRequest | bytes:
+    if isinstance(query, np.ndarray) and query.ndim == 1 and query.size and query.dtype.kind == "f":
+        try:
+            before, behind = _around_vector(query.size, snapshot, fingerprint, tuple(options.items()))
+        except TypeError:
+            # Options that are no keys, such as filters.
+            pass
+        else:
+            return before + np.asarray(query, dtype=_F32).tobytes() + behind
+    request = pb.SearchRequest(options=encode_options(options), snapshot=snapshot)
+    fill_query(request.query, query, fingerprint=fingerprint)
+    return request
+
+
+@functools.lru_cache(maxsize=64)
+def _around_vector(
+    dimension: int, snapshot: str, fingerprint: str, options: tuple[tuple[str, Any], ...]
+) -> tuple[bytes, bytes]:
+    """Returns what stands before and behind the values of a vector in a request."""
+    values = b"\xff" * (_F32.itemsize * dimension)
+    request = pb.SearchRequest(options=encode_options(dict(options)), snapshot=snapshot)
+    request.query.vector.packed = values
+    request.query.vector.dimension = dimension
+    request.query.vector.fingerprint = fingerprint
+    # Before it are tags and lengths alone, which have no such run of bytes.
+    before, _, behind = request.SerializeToString().partition(values)
+    return before, behind
+
+
 def decode_item(message: types_pb2.Item) -> Item:
     """Decodes an item."""
     return Item(
@@ -198,10 +227,12 @@ def decode_item(message: types_pb2.Item) -> Item:
 
 def decode_search(reply: pb.SearchResponse) -> SearchResult:
     """Decodes the reply of Search."""
-    return _result(reply.neighbors, decode_ref(reply.snapshot), _plan(reply.plan), reply.next_page_token)
+    # Reply after reply says the same of snapshot and plan.
+    ref, plan = _known_ref(reply.snapshot.SerializeToString()), _known_plan(reply.plan.SerializeToString())
+    return _result(reply.neighbors, ref, plan, reply.next_page_token)
 
 
-def encode_options(options: Options) -> types_pb2.SearchOptions:
+def encode_options(options: Options | dict[str, Any]) -> types_pb2.SearchOptions:
     """Returns the message of search options.
 
     Raises:
@@ -218,6 +249,16 @@ def encode_options(options: Options) -> types_pb2.SearchOptions:
         return types_pb2.SearchOptions(**fields)
     except (ValueError, TypeError) as error:
         raise InvalidArgumentError(f"an option is of the wrong type or range: {error}", field="options") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _known_ref(raw: bytes) -> SnapshotRef:
+    return decode_ref(types_pb2.SnapshotRef.FromString(raw))
+
+
+@functools.lru_cache(maxsize=64)
+def _known_plan(raw: bytes) -> Plan:
+    return _plan(pb.SearchPlan.FromString(raw))
 
 
 def _plan(message: pb.SearchPlan) -> Plan:

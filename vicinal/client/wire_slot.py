@@ -2,9 +2,7 @@
 
 import asyncio
 
-import grpc
-
-from vicinal.client.exchange import LostCallError
+from vicinal.client.exchange import CANCELLED, UNAVAILABLE, LostCallError
 from vicinal.client.wire_link import WireLink
 
 
@@ -30,15 +28,21 @@ class WireSlot:
         """Calls in progress."""
         return self.waiting + (0 if self._link is None else self._link.calls)
 
+    def ready(self) -> WireLink | None:
+        """Returns a connection that takes one call more at once, None where ``usable`` must be waited for."""
+        link = self._link
+        return link if link is not None and link.usable and not link.is_full else None
+
     async def usable(self) -> WireLink:
         """Returns a connection that takes one call more.
 
         Raises:
             LostCallError: nobody answers, or this was closed.
         """
+        ready = self.ready()
+        if ready is not None:
+            return ready
         link = self._link
-        if link is not None and link.usable and not link.is_full:
-            return link
         self.waiting += 1
         try:
             while link is None or not link.usable or link.is_full:
@@ -60,7 +64,7 @@ class WireSlot:
 
     async def _connected(self) -> WireLink:
         if self._closed:
-            raise LostCallError(grpc.StatusCode.CANCELLED.value[0], "the client was closed")
+            raise LostCallError(CANCELLED, "the client was closed")
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open())
             self._opening.add_done_callback(self._opened)
@@ -72,9 +76,7 @@ class WireSlot:
         try:
             _, link = await loop.create_connection(WireLink, self._host, self._port)
         except OSError as error:
-            raise LostCallError(
-                grpc.StatusCode.UNAVAILABLE.value[0], f"failed to connect to {self._address}: {error}"
-            ) from error
+            raise LostCallError(UNAVAILABLE, f"failed to connect to {self._address}: {error}") from error
         self._link = link
         return link
 

@@ -7,17 +7,11 @@ from typing import Any
 
 import grpc
 
-from vicinal.client.exchange import Exchange, LostCallError, call_error, check_status
+from vicinal.client.exchange import PREFIX_BYTES, Exchange, LostCallError, call_error, check_status, framed
 from vicinal.client.wire_link import WireLink
 
-PREFIX_BYTES = 5
 _MOST_WAITING = 1 << 22
 _ROOM_S = 0.005
-
-
-def framed(raw: bytes) -> bytes:
-    """Returns a message with its prefix, not compressed."""
-    return b"\0" + len(raw).to_bytes(4, "big") + raw
 
 
 class WireStream:
