@@ -16,7 +16,7 @@ import pytest
 from vicinal import client as public
 from vicinal.client import AsyncClient, Client, RetryPolicy, Security
 from vicinal.client.channel import call_metadata, channel_options, credentials, to_error
-from vicinal.client.search import encode_options, encode_query
+from vicinal.client.query import encode_options, encode_query
 from vicinal.errors import InternalError, InvalidArgumentError, InvalidVectorError, NotFoundError, UnavailableError
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2

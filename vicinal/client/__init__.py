@@ -34,6 +34,7 @@ from vicinal.client.label_results import (
     SuggestResult,
 )
 from vicinal.client.operations import Operation, OperationPage
+from vicinal.client.query import Options
 from vicinal.client.results import (
     BatchSearchResult,
     CurvePoint,
@@ -46,7 +47,6 @@ from vicinal.client.results import (
     Snapshot,
     SnapshotPage,
 )
-from vicinal.client.search import Options
 from vicinal.client.sync import Client
 from vicinal.client.writes import DeleteResult, ItemUpsert, UpsertResult
 from vicinal.types import SnapshotRef

@@ -27,8 +27,8 @@ from vicinal.client.channel import (
     credentials,
     to_error,
 )
+from vicinal.client.query import Options, QueryLike
 from vicinal.client.results import SearchResult
-from vicinal.client.search import Options, QueryLike
 from vicinal.client.stream import METHOD as STREAM_METHOD
 from vicinal.client.stream import Pending, run_async
 from vicinal.client.wire import WireChannel, is_plain_address

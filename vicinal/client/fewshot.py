@@ -9,7 +9,7 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from vicinal.client.call import Call
-from vicinal.client.search import QueryLike, encode_query
+from vicinal.client.query import QueryLike, encode_query
 from vicinal.codec import decode_error, decode_ref
 from vicinal.errors import InvalidArgumentError, VicinalError
 from vicinal.types import SnapshotRef

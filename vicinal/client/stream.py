@@ -14,8 +14,9 @@ import grpc
 from typing_extensions import Unpack
 
 from vicinal.client.channel import RetryPolicy
+from vicinal.client.query import Options, QueryLike, encode_options, fill_query
 from vicinal.client.results import SearchResult
-from vicinal.client.search import Options, QueryLike, decode_search, encode_options, fill_query
+from vicinal.client.search import decode_search
 from vicinal.codec import decode_error
 from vicinal.errors import UnavailableError, VicinalError
 from vicinal.v1 import search_service_pb2 as pb

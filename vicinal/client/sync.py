@@ -26,8 +26,8 @@ from vicinal.client.channel import (
     credentials,
     to_error,
 )
+from vicinal.client.query import Options, QueryLike
 from vicinal.client.results import SearchResult
-from vicinal.client.search import Options, QueryLike
 from vicinal.client.stream import METHOD as STREAM_METHOD
 from vicinal.client.stream import Pending, run_sync
 from vicinal.errors import UnavailableError, VicinalError
