@@ -91,13 +91,12 @@ class Bench:
         """Returns the Python that has the client of a server."""
         return sys.executable if name == "vicinal" else str(self.arguments.peer_python)
 
-    def load(self, name: str, *, callers: int, mode: str, effort: int, connections: int = 0) -> dict[str, Any]:
-        """Runs Python callers."""
+    def load(self, name: str, more: tuple[str, ...], *, callers: int, effort: int) -> dict[str, Any]:
+        """Runs Python callers, with more arguments of ``serve_load``."""
         running = self.servers[name]
         words = [self.python(name), "-m", "benchmarks.serve_load", "--peer", name, "--address", running.address]
-        words += ["--queries", str(self.queries), "--callers", str(callers), "--mode", mode]
+        words += ["--queries", str(self.queries), "--callers", str(callers), *more]
         words += ["--seconds", str(self.arguments.seconds), "--effort", str(effort), "--neighbors", str(K)]
-        words += ["--connections", str(connections)]
         # The peers' callers may run as nobody, like their server.
         with tempfile.TemporaryDirectory(dir=self.place) as folder:
             Path(folder).chmod(0o777)
@@ -154,21 +153,28 @@ def _efforts(bench: Bench, own: dict[float, int], recall: float) -> dict[str, in
     return found
 
 
+def _modes(name: str, callers: int, *, last: bool) -> dict[str, tuple[str, ...]]:
+    """Returns the ways in which Python callers ask a server: arguments of ``serve_load``."""
+    modes: dict[str, tuple[str, ...]] = {"unary": ("--mode", "unary")}
+    if name == "vicinal":
+        modes["threads"] = ("--mode", "unary", "--threads")
+        if callers > SHARED:
+            modes["shared"] = ("--mode", "unary", "--connections", str(SHARED))
+        if last:
+            modes |= {"stream": ("--mode", "stream"), "batch": ("--mode", "batch")}
+    if name == "redis" and last:
+        modes["pipeline"] = ("--mode", "pipeline")
+    return modes
+
+
 def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -> None:
     for name in bench.servers:
-        effort = efforts[name]
         runs: dict[str, Callable[[], dict[str, Any]]] = {
-            "unary": partial(bench.load, name, callers=callers, mode="unary", effort=effort)
+            mode: partial(bench.load, name, words, callers=callers, effort=efforts[name])
+            for mode, words in _modes(name, callers, last=last).items()
         }
         if bench.program is not None and name in serve_native.SPEAKS:
-            runs["native"] = partial(bench.native, name, callers=callers, effort=effort)
-        if name == "vicinal" and last:
-            for mode in ("stream", "batch"):
-                runs[mode] = partial(bench.load, name, callers=callers, mode=mode, effort=effort)
-        if name == "vicinal" and callers > SHARED:
-            runs["shared"] = partial(bench.load, name, callers=callers, mode="unary", effort=effort, connections=SHARED)
-        if name == "redis" and last:
-            runs["pipeline"] = partial(bench.load, name, callers=callers, mode="pipeline", effort=effort)
+            runs["native"] = partial(bench.native, name, callers=callers, effort=efforts[name])
         for mode, run in runs.items():
             _run(bench, name, mode, run, callers)
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,20 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=1)
     help_text = "of one client that the callers share; 0: a client each; ours alone"
     parser.add_argument("--connections", type=int, default=0, help=help_text)
+    help_text = "ask from threads that share one blocking client; ours alone"
+    parser.add_argument("--threads", action="store_true", help=help_text)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--neighbors", type=int, default=10)
     parser.add_argument("--effort", type=int, default=0)
     arguments = parser.parse_args()
     x_QD = np.load(arguments.queries, allow_pickle=False)
     ours = arguments.peer == "vicinal"
-    if ours:
+    if ours and not arguments.threads:
         # Our client at its best, as the peers' theirs.
         from serving.worker import install_event_loop
 
         install_event_loop()
-    result = asyncio.run(_vicinal(arguments, x_QD)) if ours else _threads(arguments, x_QD)
+    result = asyncio.run(_vicinal(arguments, x_QD)) if ours and not arguments.threads else _threads(arguments, x_QD)
     # Not on the standard output: the peers' clients write there too, and may end the process before it is drained.
     arguments.output.write_text(json.dumps(result))
 
@@ -121,15 +123,31 @@ def _asking(arguments: argparse.Namespace) -> tuple[AskMany, int]:
     return lambda x_BD: [one(x_BD[0])], 1
 
 
+def _shared(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], tuple[AskMany, int]]:
+    """Connects one blocking client of ours; returns what gives it to each thread."""
+    from vicinal.client import Client
+
+    client = Client(arguments.address)
+    options: dict[str, Any] = {"neighbor_count": arguments.neighbors}
+    if arguments.effort:
+        options["effort"] = arguments.effort
+
+    def ask(x_BD: np.ndarray) -> list[list[str]]:
+        return [client.search(x_BD[0], **options).item_ids]
+
+    return lambda _: (ask, 1)
+
+
 def _threads(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
     latencies: list[float] = []
     found: dict[int, list[str]] = {}
     counts = [0] * arguments.callers
+    asking = _shared(arguments) if arguments.threads else _asking
     ready = threading.Barrier(arguments.callers + 1)
     begin = threading.Event()
 
     def caller(number: int) -> None:
-        ask, size = _asking(arguments)
+        ask, size = asking(arguments)
         place = number * len(x_QD) // arguments.callers
         ask(x_QD[place : place + size])
         ready.wait()

@@ -16,7 +16,8 @@ import pytest
 from vicinal import client as public
 from vicinal.client import AsyncClient, Client, RetryPolicy, Security
 from vicinal.client.channel import call_metadata, channel_options, credentials, to_error
-from vicinal.client.query import encode_options, encode_query
+from vicinal.client.query import Options, encode_options, encode_query
+from vicinal.client.search import search
 from vicinal.errors import InternalError, InvalidArgumentError, InvalidVectorError, NotFoundError, UnavailableError
 from vicinal.v1 import search_service_pb2 as pb
 from vicinal.v1 import types_pb2
@@ -183,3 +184,30 @@ def test_waits_are_jittered_and_capped() -> None:
     waits = [policy.wait_s(attempt) for attempt in range(12) for _ in range(50)]
     assert 0 < min(waits) < max(waits) <= 1.0
     assert len({round(wait, 9) for wait in waits}) > 100
+
+
+@pytest.mark.parametrize("dtype", ["float32", ">f4", "float64", "float16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"neighbor_count": 7, "effort": -1, "min_score": 0.5},
+        {"group_by": "ÿ", "page_token": "ÿÿÿÿ", "include_items": True},
+    ],
+)
+def test_a_request_around_a_vector_is_what_its_message_says(dtype: str, options: Options) -> None:
+    for values in ([1.5], [float("nan"), -1.0, 0.0], list(range(300))):
+        x_D = np.array(values, dtype=dtype)
+        raw = search(x_D, snapshot="snapshots/000007", fingerprint="ÿ", **options).request
+        assert isinstance(raw, bytes)
+        wanted = pb.SearchRequest(options=encode_options(options), snapshot="snapshots/000007")
+        wanted.query.CopyFrom(encode_query(list(x_D), fingerprint="ÿ"))
+        assert pb.SearchRequest.FromString(raw) == wanted or raw == wanted.SerializeToString()
+
+
+def test_options_that_are_no_keys_make_a_message() -> None:
+    request = search(np.ones(4, np.float32), filter=types_pb2.Filter(), excluded_item_ids=["a"]).request
+    assert isinstance(request, pb.SearchRequest)
+    assert request.options.excluded_item_ids == ["a"]
+    with pytest.raises(InvalidArgumentError, match="an option is of the wrong type"):
+        search(np.ones(4, np.float32), neighbor_count="many")  # type: ignore[arg-type]  # what is tested

@@ -15,15 +15,13 @@ import pytest
 
 from serving.http2.link import Limits
 from tests.serving.conftest import config, make_vectors, running
-from tests.serving.wire_client import PATH, serving
+from tests.serving.wire_client import NO_SERVERS, PATH, answering, serving
 from vicinal.client import AsyncClient
-from vicinal.client.channel import RetryPolicy
+from vicinal.client.channel import RetryPolicy, is_plain_address
 from vicinal.client.exchange import LostCallError
-from vicinal.client.wire import WireChannel, is_plain_address
+from vicinal.client.wire import WireChannel
 from vicinal.client.wire_link import WireLink
 from vicinal.errors import DeadlineExceededError, InvalidArgumentError, ItemNotFoundError, UnavailableError
-from vicinal.http2 import frames
-from vicinal.http2.frames import ErrorCode, Kind, frame
 from vicinal.store import Store
 
 ONCE = RetryPolicy(attempt_count=1)
@@ -178,47 +176,7 @@ def test_a_server_that_comes_back_is_found_again(vector_store: Store) -> None:
     assert not failed
 
 
-def answering(raw: bytes) -> Iterator[int]:
-    """Accepts one connection after the other and answers each with the same bytes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(5)
-
-        def accept() -> None:
-            try:
-                while True:
-                    connection, _ = server.accept()
-                    request = b""
-                    while PATH.encode() not in request:
-                        request += connection.recv(65_536)
-                    connection.sendall(raw)
-                    threading.Timer(0.3, connection.close).start()
-            except OSError:
-                return
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield server.getsockname()[1]
-
-
-SETTINGS = frames.settings({})
-
-
-@pytest.mark.parametrize(
-    ("raw", "code"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", grpc.StatusCode.UNAVAILABLE),
-        (b"", grpc.StatusCode.UNAVAILABLE),
-        (SETTINGS + frames.go_away(0, ErrorCode.NO_ERROR, "bye"), grpc.StatusCode.UNAVAILABLE),
-        (SETTINGS + frames.reset(1, ErrorCode.REFUSED_STREAM), grpc.StatusCode.UNAVAILABLE),
-        (SETTINGS + frames.reset(1, ErrorCode.INTERNAL_ERROR), grpc.StatusCode.INTERNAL),
-        (
-            SETTINGS + frame(Kind.RST_STREAM, 0, 1, (13).to_bytes(4, "big")),
-            grpc.StatusCode.INTERNAL,
-        ),  # HTTP/1.1
-        (SETTINGS + frame(Kind.HEADERS, 5, 1, b"\xff\xff\xff\xff\xff"), grpc.StatusCode.INTERNAL),
-        (SETTINGS + frame(Kind.HEADERS, 5, 1, b"\x8d"), grpc.StatusCode.UNIMPLEMENTED),  # 404
-        (SETTINGS + frame(Kind.HEADERS, 4, 1, b"\x88") + frame(Kind.DATA, 1, 1, b"x"), grpc.StatusCode.UNKNOWN),
-    ],
-)
+@pytest.mark.parametrize(("raw", "code"), NO_SERVERS)
 def test_what_is_no_grpc_server_is_one_clear_error(raw: bytes, code: grpc.StatusCode) -> None:
     async def run(port: int) -> None:
         async with dialled(port) as channel:

@@ -214,3 +214,42 @@ class Wire:
 
 def body(number: int, message: bytes, *, flags: int = frames.END_STREAM) -> bytes:
     return frame(Kind.DATA, flags, number, framed(message))
+
+
+def answering(raw: bytes) -> Iterator[int]:
+    """Accepts one connection after the other and answers each with the same bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+
+        def accept() -> None:
+            try:
+                while True:
+                    connection, _ = server.accept()
+                    request = b""
+                    while PATH.encode() not in request:
+                        request += connection.recv(65_536)
+                    connection.sendall(raw)
+                    threading.Timer(0.3, connection.close).start()
+            except OSError:
+                return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+SETTINGS = frames.settings({})
+NO_SERVERS = [
+    (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", grpc.StatusCode.UNAVAILABLE),
+    (b"", grpc.StatusCode.UNAVAILABLE),
+    (SETTINGS + frames.go_away(0, ErrorCode.NO_ERROR, "bye"), grpc.StatusCode.UNAVAILABLE),
+    (SETTINGS + frames.reset(1, ErrorCode.REFUSED_STREAM), grpc.StatusCode.UNAVAILABLE),
+    (SETTINGS + frames.reset(1, ErrorCode.INTERNAL_ERROR), grpc.StatusCode.INTERNAL),
+    (
+        SETTINGS + frame(Kind.RST_STREAM, 0, 1, (13).to_bytes(4, "big")),
+        grpc.StatusCode.INTERNAL,
+    ),  # HTTP/1.1
+    (SETTINGS + frame(Kind.HEADERS, 5, 1, b"\xff\xff\xff\xff\xff"), grpc.StatusCode.INTERNAL),
+    (SETTINGS + frame(Kind.HEADERS, 5, 1, b"\x8d"), grpc.StatusCode.UNIMPLEMENTED),  # 404
+    (SETTINGS + frame(Kind.HEADERS, 4, 1, b"\x88") + frame(Kind.DATA, 1, 1, b"x"), grpc.StatusCode.UNKNOWN),
+]
+"""What answers and is no server of gRPC, and the code that its caller gets."""

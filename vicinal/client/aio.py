@@ -25,13 +25,14 @@ from vicinal.client.channel import (
     call_metadata,
     channel_options,
     credentials,
+    is_plain_address,
     to_error,
 )
 from vicinal.client.query import Options, QueryLike
 from vicinal.client.results import SearchResult
 from vicinal.client.stream import METHOD as STREAM_METHOD
 from vicinal.client.stream import Pending, run_async
-from vicinal.client.wire import WireChannel, is_plain_address
+from vicinal.client.wire import WireChannel
 from vicinal.errors import InvalidArgumentError, UnavailableError, VicinalError
 from vicinal.v1 import search_service_pb2 as pb
 

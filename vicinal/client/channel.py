@@ -1,5 +1,6 @@
 """How a client reaches its server: address, credentials, channel options, retries."""
 
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from vicinal.errors import InvalidArgumentError, UnavailableError, VicinalError
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 API_KEY_HEADER = "authorization"
 _MAX_MESSAGE_BYTES = 2**31 - 1
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Variables by which gRPC is told of a proxy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,14 @@ class Security:
     """Name expected in the server's certificate, when it differs from the address."""
     api_key: str = ""
     """API key, sent with every call; needs TLS unless the server is on this machine."""
+
+
+def is_plain_address(address: str) -> bool:
+    """Returns whether an address is ``HOST:PORT``, which our own HTTP/2 reaches, and no proxy is wanted."""
+    if any(os.environ.get(name) for name in _PROXIES):
+        return False
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and "/" not in host and (":" not in host or host.startswith("["))
 
 
 def channel_options(security: Security) -> list[tuple[str, Any]]:

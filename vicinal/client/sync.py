@@ -16,6 +16,7 @@ from vicinal.client import proposals as proposal_calls
 from vicinal.client import search as search_calls
 from vicinal.client import snapshots as snapshot_calls
 from vicinal.client import writes as write_calls
+from vicinal.client.blocking import IS_SUPPORTED, BlockingChannel
 from vicinal.client.call import Call, serialized, sync_method
 from vicinal.client.channel import (
     DEFAULT_ADDRESS,
@@ -24,6 +25,7 @@ from vicinal.client.channel import (
     call_metadata,
     channel_options,
     credentials,
+    is_plain_address,
     to_error,
 )
 from vicinal.client.query import Options, QueryLike
@@ -37,7 +39,11 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to a server; safe to use from several threads.
+    """Connections to a server; safe to use from several threads.
+
+    On plain text every call in progress has a connection of its own, which the next call takes: calls one after the
+    other stay on one, threads have one each. One connection is one of the server's worker processes, and two may
+    see a new snapshot a moment apart. Under TLS all calls share one connection.
 
     Args:
         address: ``host:port``.
@@ -72,6 +78,8 @@ class Client:
             if secrets
             else grpc.insecure_channel(address, options=options)
         )
+        is_plain = secrets is None and IS_SUPPORTED and is_plain_address(address)
+        self._wire = BlockingChannel(address) if is_plain else None
         self._methods: dict[str, Any] = {}
 
     search = sync_method(search_calls.search)
@@ -174,7 +182,9 @@ class Client:
         )
 
     def close(self) -> None:
-        """Closes the connection; calls in progress are cancelled."""
+        """Closes the connections; calls in progress are cancelled."""
+        if self._wire is not None:
+            self._wire.close()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -187,7 +197,7 @@ class Client:
 
     def _method(self, call: Call[Any]) -> Any:
         shapes = {
-            (False, False): self._channel.unary_unary,
+            (False, False): (self._wire or self._channel).unary_unary,
             (False, True): self._channel.unary_stream,
             (True, False): self._channel.stream_unary,
         }

@@ -5,7 +5,6 @@ stay gRPC's.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,17 +15,6 @@ from vicinal.client.exchange import LostCallError, call_error, framed, reply_of,
 from vicinal.client.wire_link import WireLink
 from vicinal.client.wire_slot import WireSlot
 from vicinal.client.wire_stream import WireStream
-
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""Variables by which gRPC is told of a proxy."""
-
-
-def is_plain_address(address: str) -> bool:
-    """Returns whether an address is ``HOST:PORT``, which is what is called here, and no proxy is wanted."""
-    if any(os.environ.get(name) for name in _PROXIES):
-        return False
-    host, _, port = address.rpartition(":")
-    return bool(host) and port.isdecimal() and "/" not in host and (":" not in host or host.startswith("["))
 
 
 class WireChannel:
