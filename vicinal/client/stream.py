@@ -13,8 +13,9 @@ from typing import Any
 import grpc
 from typing_extensions import Unpack
 
+from vicinal.client.call import serialized
 from vicinal.client.channel import RetryPolicy
-from vicinal.client.query import Options, QueryLike, encode_options, fill_query
+from vicinal.client.query import Options, QueryLike, encode_options, search_request
 from vicinal.client.results import SearchResult
 from vicinal.client.search import decode_search
 from vicinal.codec import decode_error
@@ -38,7 +39,9 @@ class Pending:
 
     def __init__(self, queries: Iterable[QueryLike], *, window: int, snapshot: str, **options: Unpack[Options]) -> None:
         self._queries = iter(queries)
-        self._options = encode_options(options)
+        # Wrong options are told at once.
+        encode_options(options)
+        self._options = options
         self._snapshot = snapshot
         self._free = threading.Semaphore(window)
         self._lock = threading.Lock()
@@ -120,7 +123,7 @@ class Pending:
                 return None
             request = pb.StreamSearchRequest(sequence=self._taken)
             try:
-                fill_query(request.search.query, next(self._queries))
+                search = search_request(next(self._queries), self._snapshot, "", self._options)
             except StopIteration:
                 self._ended = True
                 return None
@@ -128,8 +131,7 @@ class Pending:
                 # Raised again where the caller sees it, not in the thread that sends.
                 self._ended, self._broken = True, error
                 return None
-            request.search.options.CopyFrom(self._options)
-            request.search.snapshot = self._snapshot
+            request.search.MergeFromString(serialized(search))
             self._sent[self._taken] = request
             self._taken += 1
             return request
