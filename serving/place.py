@@ -10,6 +10,7 @@ from index.live import pending_count
 from serving.board import Board, Slab
 from serving.context import Call
 from serving.generation import Generation
+from serving.handover import Handover, Seat
 from serving.worker import core_count
 from vicinal.types import SnapshotRef
 
@@ -27,11 +28,19 @@ class Place:
     """Number of this worker, from 0."""
     life_fd: int | None = None
     """End of a pipe that closes when the supervisor is gone; None when there is none."""
+    handover: Handover | None = None
+    """Evens connections out between the workers; None for one worker."""
 
     @property
     def slab(self) -> Slab:
         """This worker's part of the board."""
         return self.board.slab(self.number)
+
+    def seat(self) -> Seat | None:
+        """Returns this worker's part of the handover, None where there is none."""
+        if self.handover is None:
+            return None
+        return self.handover.seat(self.number, lambda number: bool(self.board.slab(number)["live"]))
 
     @property
     def has_spare_core(self) -> bool:

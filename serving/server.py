@@ -22,6 +22,7 @@ from serving.config import LimitsConfig, ServeConfig
 from serving.context import ServingContext
 from serving.generation import Generation
 from serving.generations import Generations
+from serving.handover import Seat
 from serving.http2.link import Limits as Http2Limits
 from serving.http2.server import Http2Server
 from serving.place import Place
@@ -155,7 +156,9 @@ class Server:
         """
         with contextlib.suppress(NoActiveSnapshotError):
             await self.generations.follow()
-        self._grpc = server = _transport(self.config, reuse_port=reuse_port, tls=credentials is not None)
+        self._grpc = server = _transport(
+            self.config, reuse_port=reuse_port, tls=credentials is not None, seat=self.place.seat()
+        )
         names = self._add_services(server)
         # The stubs of grpc know its own server alone, and have none for reflection.
         anyhow: Any = server
@@ -255,15 +258,14 @@ def _servicer(place: str, context: ServingContext) -> object | None:
     return servicer
 
 
-def _transport(config: ServeConfig, *, reuse_port: bool, tls: bool) -> grpc.aio.Server | Http2Server:
+def _transport(config: ServeConfig, *, reuse_port: bool, tls: bool, seat: Seat | None) -> grpc.aio.Server | Http2Server:
     if tls or config.listen.transport == "grpc":
         return grpc.aio.server(options=_options(config, reuse_port=reuse_port))
     limits = config.limits
     # More calls than are let in, so that the others hear that the server is busy.
     streams = 4 * limits.max_in_flight + limits.max_streams
-    return Http2Server(
-        Http2Limits(message_bytes=limits.max_message_mib * 2**20, streams=streams), reuse_port=reuse_port
-    )
+    http2_limits = Http2Limits(message_bytes=limits.max_message_mib * 2**20, streams=streams)
+    return Http2Server(http2_limits, reuse_port=reuse_port, seat=seat)
 
 
 def _options(config: ServeConfig, *, reuse_port: bool) -> list[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from typing import NoReturn
 from index.snapshot import ENCODER_DIRECTORY
 from serving.board import Board
 from serving.config import ServeConfig
+from serving.handover import Handover
 from serving.place import Place
 from serving.port import PortGuard
 from serving.reload import Source, reload
@@ -98,6 +99,7 @@ class Supervisor:
         with PortGuard(listen.host, listen.port) as guard:
             self._config = replace(self._config, listen=replace(listen, port=guard.port))
             self._board = Board(self._worker_count, method_names())
+            self._handover = Handover(self._worker_count) if self._worker_count > 1 else None
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             self._life = os.pipe()
             self._import_shared()
@@ -106,6 +108,8 @@ class Supervisor:
                 self._supervise()
             finally:
                 self._stop()
+                if self._handover is not None:
+                    self._handover.close()
                 os.close(self._life[1])
                 os.close(self._life[0])
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -177,7 +181,7 @@ class Supervisor:
                     config=self._config,
                     fixed=self._fixed,
                     announce=announce,
-                    place=Place(board=self._board, number=number, life_fd=self._life[0]),
+                    place=Place(board=self._board, number=number, life_fd=self._life[0], handover=self._handover),
                     life_fd=self._life[0],
                     source=self._source,
                 )

@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 
 from serving.calls import AT_ONCE, OTHERWISE
+from serving.handover import Seat
 from serving.http2.connection import Connection
-from serving.http2.link import Limits, Link
+from serving.http2.doors import Doors, OpenLinks
+from serving.http2.link import Limits
 from vicinal.http2.frames import ErrorCode
 
 _BACKLOG = 1024
@@ -35,16 +37,19 @@ class Http2Server:
     Args:
         limits: what one connection may take.
         reuse_port: share the port with other processes.
+        seat: by which connections are handed on to other workers; None keeps them all.
     """
 
-    def __init__(self, limits: Limits, *, reuse_port: bool) -> None:
+    def __init__(self, limits: Limits, *, reuse_port: bool, seat: Seat | None = None) -> None:
         self._limits = limits
         self._reuse_port = reuse_port
         self._generic: list[Any] = []
         self._known: dict[str, Any] = {}
         self._sockets: list[socket.socket] = []
+        self._seat = seat
         self._servers: list[asyncio.Server] = []
-        self._links: set[Link] = set()
+        self._doors: Doors | None = None
+        self._links = OpenLinks()
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers; the first that knows a method answers it."""
@@ -79,12 +84,17 @@ class Http2Server:
 
     async def start(self) -> None:
         """Begins to answer."""
+        if self._seat is not None:
+            self._doors = Doors(self._connection, self._seat, self._links)
+            for opened in self._sockets:
+                self._doors.open(opened)
+            return
         loop = asyncio.get_running_loop()
         for opened in self._sockets:
-            server = await loop.create_server(
-                lambda: Connection(self._find, self._limits, self._links), sock=opened, backlog=_BACKLOG
-            )
-            self._servers.append(server)
+            self._servers.append(await loop.create_server(self._connection, sock=opened, backlog=_BACKLOG))
+
+    def _connection(self) -> Connection:
+        return Connection(self._find, self._limits, self._links)
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, lets those in progress end, and closes everything.
@@ -92,6 +102,8 @@ class Http2Server:
         Args:
             grace: seconds that they have; None or 0 ends them at once.
         """
+        if self._doors is not None:
+            self._doors.close()
         for server in self._servers:
             server.close()
         links = list(self._links)

@@ -137,3 +137,35 @@ def test_a_stream_survives_the_death_of_its_worker(workspace: Path) -> None:
                     os.kill(pid, signal.SIGKILL)
     assert len(found) == 5000
     assert all(isinstance(one, SearchResult) for one in found)
+
+
+def connections(pid: int, port: int) -> int:
+    """Returns how many open connections of a port a process has."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    open_ones = {f"socket:[{row[9]}]" for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] == "01"}
+    count = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += str(file.readlink()) in open_ones
+    return count
+
+
+def test_connections_are_spread_evenly_over_the_workers_also_after_a_death(workspace: Path) -> None:
+    with serving(workspace, "--processes", "3") as (process, address):
+        port = int(address.rpartition(":")[2])
+
+        def spread(count: int) -> list[int]:
+            with contextlib.ExitStack() as stack:
+                for number in range(count):
+                    client = stack.enter_context(Client(address))
+                    assert len(client.search(make_vectors(1, seed=number)[0], neighbor_count=3)) == 3
+                return sorted(found for pid in children(process.pid) if (found := connections(pid, port)))
+
+        assert spread(12) == [4, 4, 4]
+        assert spread(7) == [2, 2, 3]
+        os.kill(max(children(process.pid), key=lambda pid: connections(pid, port)), signal.SIGKILL)
+        for _ in range(200):
+            time.sleep(0.05)
+            if spread(9) == [3, 3, 3]:
+                break
+        assert spread(9) == [3, 3, 3]

@@ -1,0 +1,111 @@
+"""Takes connections in for one of several workers, or gives them to one that has fewer."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import override
+
+from serving.handover import Seat
+from serving.http2.link import Link
+
+logger = logging.getLogger(__name__)
+_MOST_AT_ONCE = 64
+_PAUSE_S = 1.0
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class OpenLinks(set[Link]):
+    """The open connections of a worker."""
+
+    on_end: Callable[[], None] | None = None
+    """Called when one has ended."""
+
+    @override
+    def discard(self, link: object) -> None:
+        super().discard(link)
+        if self.on_end is not None:
+            self.on_end()
+
+
+class Doors:
+    """The sockets by which connections come to one worker, of the running event loop.
+
+    Args:
+        make: makes the protocol of a connection.
+        seat: knows the other workers.
+        links: the connections that are open.
+    """
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], seat: Seat, links: OpenLinks) -> None:
+        self._make = make
+        self._seat = seat
+        self._links = links
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[socket.socket] = []
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        links.on_end = self._show
+        self._loop.add_reader(seat.inbox, self._take)
+
+    def open(self, listener: socket.socket) -> None:
+        """Accepts what comes to a listening socket, which is closed with this."""
+        self._listeners.append(listener)
+        self._loop.add_reader(listener, self._accept, listener)
+
+    def close(self) -> None:
+        """Accepts nothing more; connections stay."""
+        self._loop.remove_reader(self._seat.inbox)
+        if self._pause is not None:
+            self._pause.cancel()
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_MOST_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._rest(listener, error)
+                    return
+                # One that its client gave up before it was accepted.
+                continue
+            if self._seat.give(connection):
+                connection.close()
+            else:
+                self._take_in(connection)
+
+    def _rest(self, listener: socket.socket, error: OSError) -> None:
+        logger.error("cannot take a connection in (%s); trying again in %g s", error.strerror, _PAUSE_S)
+        self._loop.remove_reader(listener)
+        self._pause = self._loop.call_later(_PAUSE_S, self._loop.add_reader, listener, self._accept, listener)
+
+    def _take(self) -> None:
+        for connection in self._seat.take():
+            self._take_in(connection)
+
+    def _take_in(self, connection: socket.socket) -> None:
+        connection.settimeout(0)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
+        self._arriving.add(task)
+        task.add_done_callback(self._arrived)
+        self._show()
+
+    def _arrived(self, task: "asyncio.Task[Any]") -> None:
+        self._arriving.discard(task)
+        if not task.cancelled():
+            # One that ended meanwhile is nobody's fault.
+            task.exception()
+        self._show()
+
+    def _show(self) -> None:
+        self._seat.show(len(self._links) + len(self._arriving))
