@@ -241,7 +241,7 @@ class BlockingLink(Link):
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
             if left_s > KEEPALIVE_S:
-                self._ask()
+                self._ask(deadline_s)
             return
         if data:
             self._heard_s = time.monotonic()
@@ -249,14 +249,16 @@ class BlockingLink(Link):
         else:
             self.end(UNAVAILABLE, "the connection was lost")
 
-    def _ask(self) -> None:
+    def _ask(self, deadline_s: float) -> None:
         """Asks a silent server whether it is there, and waits for any word of it."""
         self._socket.sendall(PING)
-        self._wait(KEEPALIVE_WAIT_S)
+        left_s = deadline_s - time.monotonic()
+        self._wait(min(left_s, KEEPALIVE_WAIT_S))
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
-            self.end(UNAVAILABLE, "the server is silent")
+            if left_s > KEEPALIVE_WAIT_S:
+                self.end(UNAVAILABLE, "the server is silent")
 
     def _wait(self, seconds: float) -> None:
         """Says how long the socket may wait; nothing is changed where that is right but for a moment."""
