@@ -24,6 +24,8 @@ from vicinal.errors import DeadlineExceededError, ItemNotFoundError, Unavailable
 from vicinal.store import Store
 
 ONCE = RetryPolicy(attempt_count=1)
+PATIENT = Limits(message_bytes=1 << 20, streams=8)
+"""Of a server that does not hang up on idle clients, however slow the machine is."""
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def test_calls_errors_and_large_messages_are_those_of_any_client(vector_store: S
 
 
 def test_a_handler_is_heard_as_by_grpc() -> None:
-    with serving() as (_, port, _), dialled(port) as channel:
+    with serving(PATIENT) as (_, port, _), dialled(port) as channel:
         say = method(channel)
         for message in (b"", b"quick", b"a" * 1_000_000):
             assert say(message, timeout=10, metadata=()) == message
@@ -78,7 +80,7 @@ def test_a_handler_is_heard_as_by_grpc() -> None:
 
 
 def test_a_deadline_reaches_the_server_and_leaves_the_connection() -> None:
-    with serving(Limits(message_bytes=1 << 20, streams=8)) as (echo, port, _), dialled(port) as channel:
+    with serving(PATIENT) as (echo, port, _), dialled(port) as channel:
         say = method(channel)
         here = say(b"who", timeout=10, metadata=())
         start_s = time.monotonic()
@@ -93,7 +95,7 @@ def test_a_deadline_reaches_the_server_and_leaves_the_connection() -> None:
 
 
 def test_calls_in_turn_share_a_connection_and_calls_together_have_one_each() -> None:
-    with serving() as (_, port, _), dialled(port) as channel:
+    with serving(PATIENT) as (_, port, _), dialled(port) as channel:
         say = method(channel)
         assert len({say(b"who", timeout=10, metadata=()) for _ in range(3)}) == 1
         with ThreadPoolExecutor(4) as pool:
@@ -103,7 +105,7 @@ def test_calls_in_turn_share_a_connection_and_calls_together_have_one_each() -> 
 
 
 def test_closing_cancels_what_other_threads_wait_for() -> None:
-    with serving() as (echo, port, _), ThreadPoolExecutor(3) as pool:
+    with serving(PATIENT) as (echo, port, _), ThreadPoolExecutor(3) as pool:
         channel = BlockingChannel(f"127.0.0.1:{port}")
         say = method(channel)
         waiting = [pool.submit(refused, say, b"wait", 20) for _ in range(3)]
@@ -155,7 +157,7 @@ def test_a_silent_server_is_asked_and_given_up(monkeypatch: pytest.MonkeyPatch) 
         assert "silent" in str(error.details())
         assert time.monotonic() - start_s < 5
     # One that answers pings may take its time.
-    with serving() as (_, port, _), dialled(port) as channel:
+    with serving(PATIENT) as (_, port, _), dialled(port) as channel:
         start_s = time.monotonic()
         assert refused(method(channel), b"wait", 1.5).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert time.monotonic() - start_s >= 1.5
@@ -178,7 +180,7 @@ def test_nobody_there_is_unavailable_and_a_deadline_holds() -> None:
 
 
 def test_a_forked_process_has_connections_of_its_own() -> None:
-    with serving() as (_, port, _), dialled(port) as channel:
+    with serving(PATIENT) as (_, port, _), dialled(port) as channel:
         say = method(channel)
         here = say(b"who", timeout=10, metadata=())
         reading, writing = os.pipe()
@@ -197,7 +199,7 @@ def test_a_forked_process_has_connections_of_its_own() -> None:
 
 def test_threads_that_come_and_go_leave_nothing_open() -> None:
     before = open_files()
-    with serving(Limits(message_bytes=1 << 20, streams=8)) as (_, port, _), dialled(port) as channel:
+    with serving(PATIENT) as (_, port, _), dialled(port) as channel:
         say = method(channel)
         for _ in range(20):
             threads = [
