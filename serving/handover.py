@@ -24,7 +24,6 @@ class Handover:
     """
 
     def __init__(self, worker_count: int) -> None:
-        self._count = worker_count
         self._memory = memoryview(mmap.mmap(-1, 8 * worker_count * (worker_count + 2))).cast("q")
         # A worker that is started again finds what was given to the one before it.
         self._ends = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(worker_count)]
