@@ -1,15 +1,17 @@
 """Connections evenly over the workers of one port: who has more of them than another gives a new one away.
 
 With SO_REUSEPORT the kernel takes a worker for each connection by chance. Clients of gRPC have few connections and keep
-them: of eight, chance gives six or more to one of two workers in three cases of ten, and half of the machine waits.
+them: of eight, chance gives six or more to one of two workers in three cases of ten, and the other has little to do.
 An accepted connection can be handed on, as it is a file (SCM_RIGHTS).
 """
 
+import logging
 import mmap
 import os
 import socket
 from collections.abc import Callable, Iterator
 
+logger = logging.getLogger(__name__)
 _MOST_AT_ONCE = 64
 
 
@@ -99,6 +101,8 @@ class Seat:
             except OSError:
                 return
             self._memory[self._taken(self._number)] += 1
+            if not files:
+                logger.error("a connection was lost on its way to this worker: it may open no more files")
             for file in files:
                 os.set_inheritable(file, False)  # noqa: FBT003 - takes no names
                 yield socket.socket(fileno=file)

@@ -47,7 +47,7 @@ class Doors:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._arriving: set[asyncio.Task[Any]] = set()
-        self._pause: asyncio.TimerHandle | None = None
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         links.on_end = self._show
         self._loop.add_reader(seat.inbox, self._take)
 
@@ -59,8 +59,8 @@ class Doors:
     def close(self) -> None:
         """Accepts nothing more; connections stay."""
         self._loop.remove_reader(self._seat.inbox)
-        if self._pause is not None:
-            self._pause.cancel()
+        for pause in self._pauses.values():
+            pause.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             listener.close()
@@ -85,7 +85,8 @@ class Doors:
     def _rest(self, listener: socket.socket, error: OSError) -> None:
         logger.error("cannot take a connection in (%s); trying again in %g s", error.strerror, _PAUSE_S)
         self._loop.remove_reader(listener)
-        self._pause = self._loop.call_later(_PAUSE_S, self._loop.add_reader, listener, self._accept, listener)
+        again = self._loop.call_later(_PAUSE_S, self._loop.add_reader, listener, self._accept, listener)
+        self._pauses[listener] = again
 
     def _take(self) -> None:
         for connection in self._seat.take():
@@ -102,9 +103,9 @@ class Doors:
 
     def _arrived(self, task: "asyncio.Task[Any]") -> None:
         self._arriving.discard(task)
-        if not task.cancelled():
-            # One that ended meanwhile is nobody's fault.
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.info("a connection ended before it began: %s", error)
         self._show()
 
     def _show(self) -> None:

@@ -1,13 +1,18 @@
 """Connections go to the worker that has the fewest of them."""
 
+import asyncio
+import os
+import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from serving.handover import Handover, Seat
+from serving.http2.doors import Doors, OpenLinks
 
 
 class Port:
@@ -90,4 +95,56 @@ def test_more_than_an_inbox_holds_stays_where_it_is(port: Port) -> None:
         found += more
     assert found == given
     assert first.give(port.accept())
+    handover.close()
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open no file until it ends."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_a_free_file_connections_wait_and_are_taken_in_later(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        handover = Handover(1)
+        arrived = asyncio.Event()
+
+        class Greeted(asyncio.Protocol):
+            @override
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                transport.close()
+                arrived.set()
+
+        doors = Doors(Greeted, handover.seat(0, lambda _: True), OpenLinks())
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.settimeout(0)
+        with socket.create_connection(listener.getsockname()):
+            with no_more_files():
+                doors.open(listener)
+                await asyncio.sleep(0.1)
+            assert not arrived.is_set()
+            await asyncio.wait_for(arrived.wait(), 10)
+        doors.close()
+        handover.close()
+
+    asyncio.run(run())
+    assert len([one for one in caplog.records if "cannot take a connection in" in one.message]) == 1
+
+
+def test_a_connection_that_is_lost_on_its_way_is_told(port: Port, caplog: pytest.LogCaptureFixture) -> None:
+    handover = Handover(2)
+    first, second = seats(handover, 2)
+    first.show(1)
+    assert first.give(port.accept())
+    with no_more_files():
+        assert not taken(second)
+    assert "it may open no more files" in caplog.text
+    assert first.give(port.accept()), "what was lost is not counted as its own"
     handover.close()

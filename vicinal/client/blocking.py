@@ -1,7 +1,7 @@
 """Unary calls of the blocking client over plain text, on our own HTTP/2: one connection for each call in progress.
 
-A thread that waits for its own reply on its own connection needs no other thread, no lock and no event loop, which
-is what takes most of the time of a call in gRPC's client. What is called here raises what gRPC's client would.
+A thread that waits for its own reply on its own connection needs no other thread, no lock and no event loop.
+What is called here raises what gRPC's client would.
 """
 
 import os
