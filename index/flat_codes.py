@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from index.blas import load_faiss
+from index.codes import check_range
 from index.exact import Heaps, squared_norms
 from index.ivf import check_shortlist
 from index.kind import INDEX_FILE, Source
@@ -71,22 +72,23 @@ class FlatCodesKind:
         code = getattr(faiss.ScalarQuantizer, self._code)
         faiss_index = faiss.IndexScalarQuantizer(source.vectors_ND.shape[1], code, faiss_metric(source.metric))
         faiss_index.train(source.vectors_ND)
-        _add(faiss_index, source)
+        self._add(faiss_index, source)
 
     def extend(self, previous: Path, source: Source, params: FlatCodesParams) -> None:
         """Adds the new rows' codes; see ``Kind``."""
         del params
-        _add(read_faiss(previous / INDEX_FILE, mapped=False), source)
+        self._add(read_faiss(previous / INDEX_FILE, mapped=False), source)
 
     def open(self, directory: Path, *, metric: Metric) -> "FlatCodesSearcher":
         """Opens the codes, memory-mapped; see ``Kind``."""
         return FlatCodesSearcher(directory, metric)
 
-
-def _add(faiss_index: Any, source: Source) -> None:
-    for start in range(faiss_index.ntotal, len(source.vectors_ND), _ADD_BLOCK):
-        faiss_index.add(source.vectors_ND[start : start + _ADD_BLOCK])
-    write_faiss(faiss_index, source.directory / INDEX_FILE)
+    def _add(self, faiss_index: Any, source: Source) -> None:
+        for start in range(faiss_index.ntotal, len(source.vectors_ND), _ADD_BLOCK):
+            block_ND = source.vectors_ND[start : start + _ADD_BLOCK]
+            check_range(block_ND, code=self._code)
+            faiss_index.add(block_ND)
+        write_faiss(faiss_index, source.directory / INDEX_FILE)
 
 
 class FlatCodesSearcher:

@@ -163,6 +163,7 @@ def candidates(vectors_ND: F32Array, wishes: Wishes) -> list[tuple[str, Mapping[
         ("flat", {}),
         ("hnsw", {"link_count": 16}),
         ("hnsw", {"link_count": 32}),
+        ("hnsw_f16", {"link_count": 16}),
         ("ivf_pq_fastscan", {"shortlist": 5}),
         ("ivf_pq_fastscan", {}),
         ("ivf_pq_fastscan", {"shortlist": 30}),
@@ -218,7 +219,10 @@ def _try(name: str, given: Mapping[str, Any], source: Source, queries: Queries, 
     with storage_guard(source.directory), (source.directory / kinds.VECTORS_FILE).open("wb") as stream:
         np.save(stream, sample_ND)
     start = time.perf_counter()
-    kind.build(source, params)
+    try:
+        kind.build(source, params)
+    except InvalidArgumentError as error:
+        return _Tried(Trial(kind=name, params=described, memory_bytes=memory, refused=error.message))
     build_s = time.perf_counter() - start
     engine = Engine(source.directory, kind=name, params=to_mapping(params), metric=source.metric, vectors_ND=sample_ND)
 

@@ -232,3 +232,38 @@ def test_a_coded_scan_finds_the_same_alone_and_in_a_batch(
             for row in range(0, 40, 9):
                 alone = snapshot.search(x_QD[row : row + 1], neighbor_count=10, effort=1)
                 np.testing.assert_allclose(alone.scores_QK[0], together.scores_QK[row], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["flat_f16", "hnsw_f16"])
+def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path, kind: str) -> None:
+    store = Store.create(tmp_path / "workspace")
+    x_ND = clustered(300, 8)
+    put_embeddings(store, x_ND)
+    fitting = build(store, config=BuildConfig(kind=kind, query_count=10))
+    x_ND[290, 3] = -70_000
+    version = put_embeddings(store, x_ND)
+    config = BuildConfig(kind=kind, query_count=10)
+    with pytest.raises(InvalidArgumentError, match="70000, half precision ends at 65,504"):
+        build(store, config=config)
+    put_embeddings(store, np.concatenate([clustered(300, 8), x_ND[290:291]]))
+    with pytest.raises(InvalidArgumentError, match="half precision"):
+        build(store, config=config, extend=store.path("snapshots", fitting.version))
+    assert store.versions("snapshots") == [fitting.version]
+    full = build(store, embeddings=version, config=BuildConfig(kind=kind.replace("_f16", ""), query_count=10))
+    assert full.count == 300
+
+
+def test_half_precision_finds_in_a_graph_what_full_precision_finds(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "workspace")
+    x_ND = clustered(2000, 24)
+    put_embeddings(store, x_ND, metric=Metric.COSINE)
+    recalls = {}
+    for kind in ("hnsw", "hnsw_f16"):
+        report = build(store, config=BuildConfig(kind=kind, recall=0.5, query_count=100))
+        with Snapshot.open(store.path("snapshots", report.version)) as snapshot:
+            recalls[kind] = {point.effort: point.recall for point in snapshot.curve}
+    # A curve ends where it has reached 1.
+    both = recalls["hnsw_f16"].keys() & recalls["hnsw"].keys()
+    assert len(both) >= 3
+    assert all(abs(recalls["hnsw_f16"][effort] - recalls["hnsw"][effort]) < 0.02 for effort in both)
+    assert max(recalls["hnsw_f16"].values()) > 0.995

@@ -15,7 +15,7 @@ from index.evaluate import Queries
 from index.quantities import parse_milliseconds, parse_size
 from index.snapshot import Snapshot
 from index.tune import Trial, Wishes, judge, reason_for
-from tests.index.made_vectors import AddEmbeddings, clustered
+from tests.index.made_vectors import AddEmbeddings, clustered, put_embeddings
 from vicinal.errors import FailedPreconditionError, InvalidArgumentError, InvalidConfigError
 from vicinal.store import Store
 from vicinal.types import F32Array, I64Array, Metric
@@ -31,7 +31,7 @@ def embedded(store: Store, add_embeddings: AddEmbeddings, monkeypatch: pytest.Mo
 
 def test_auto_measures_kinds_on_held_out_queries_and_explains_its_choice(embedded: Store) -> None:
     report = build(embedded, config=BuildConfig(recall=0.95, query_count=50))
-    assert {trial.kind for trial in report.trials} == {"flat", "hnsw", "ivf_pq_fastscan"}
+    assert {trial.kind for trial in report.trials} == {"flat", "hnsw", "hnsw_f16", "ivf_pq_fastscan"}
     chosen = [trial for trial in report.trials if trial.kind == report.kind and trial.params == report.params]
     assert chosen
     assert not chosen[0].refused
@@ -41,6 +41,15 @@ def test_auto_measures_kinds_on_held_out_queries_and_explains_its_choice(embedde
     with Snapshot.open(embedded.path("snapshots", report.version)) as snapshot:
         assert snapshot.manifest.body["reason"] == report.reason
     assert not list((embedded.root / "work").iterdir())
+
+
+def test_a_kind_that_cannot_hold_the_vectors_is_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "_FLAT_BYTES", 1)
+    put_embeddings(store, clustered(2000, 16) * np.float32(1e5))
+    report = build(store, config=BuildConfig(recall=0.9, query_count=20))
+    refused = {trial.kind: trial.refused for trial in report.trials}
+    assert "half precision" in refused["hnsw_f16"]
+    assert report.kind != "hnsw_f16"
 
 
 def test_memory_decides_for_a_coded_kind(embedded: Store) -> None:

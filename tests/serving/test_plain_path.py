@@ -36,7 +36,13 @@ def request_of(x_D: F32Array, *, count: int | None = 10, dimension: bool = True,
 
 @pytest.fixture(
     scope="module",
-    params=[("hnsw", Metric.L2), ("hnsw", Metric.COSINE), ("hnsw", Metric.INNER_PRODUCT), ("hnsw_sq8", Metric.L2)],
+    params=[
+        ("hnsw", Metric.L2),
+        ("hnsw", Metric.COSINE),
+        ("hnsw", Metric.INNER_PRODUCT),
+        ("hnsw_sq8", Metric.L2),
+        ("hnsw_f16", Metric.COSINE),
+    ],
     ids=lambda param: f"{param[0]}-{param[1].value}",
 )
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Generation, Searcher]:
