@@ -10,7 +10,7 @@ import numpy as np
 
 from index.blas import load_faiss
 from index.exact import best_first
-from vicinal.types import F32Array, I64Array, Metric
+from vicinal.types import BoolArray, F32Array, I64Array, Metric
 
 _PLAIN_SQUARES = (1e-30, 1e30)
 
@@ -45,7 +45,9 @@ class SingleSearch:
         self._rows_QK: I64Array = np.empty((1, fetched_count), np.int64)
         self._scores_QK: F32Array = np.empty((1, fetched_count), np.float32)
         # A best score is followed by a smaller one; else the order is made by the rows' numbers.
-        self._order = (self._scores_QK[0, 1:], self._scores_QK[0, :-1], np.empty(max(0, fetched_count - 1), np.bool_))
+        self._falls = bytearray(b"\1" * max(1, fetched_count - 1))
+        falls_K: BoolArray = np.ndarray(fetched_count - 1, np.bool_, self._falls)
+        self._order = (self._scores_QK[0, 1:], self._scores_QK[0, :-1], falls_K)
         self._metric = metric
         self._fetched_count = fetched_count
         self._neighbor_count = neighbor_count
@@ -78,7 +80,8 @@ class SingleSearch:
             np.negative(scores_QK, out=scores_QK)
         later_K, earlier_K, falls_K = self._order
         count = self._neighbor_count
-        if self._fetched_count > count or not np.less(later_K, earlier_K, out=falls_K).all():
+        np.less(later_K, earlier_K, out=falls_K)
+        if self._fetched_count > count or 0 in self._falls:
             rows_QK, scores_QK = best_first(rows_QK, scores_QK)
         return rows_QK[0, :count], scores_QK[0, :count]
 

@@ -10,6 +10,7 @@ from serving.http2.heads import CLOSING, OPENING, Head, HeadReader, plain_answer
 from serving.http2.link import Limits, Link
 from serving.http2.messages import PREFIX_BYTES, framed
 from serving.http2.stream import Stream
+from serving.http2.turns import Turns
 from vicinal.http2 import frames
 from vicinal.http2.frames import ConnectionFaultError, ErrorCode, Kind, frame
 
@@ -29,10 +30,14 @@ class Connection(Link):
         handlers: finds what answers a call.
         limits: what it may take.
         open_links: where it stands while it is open.
+        turns: says when a call is answered that takes no task.
     """
 
-    def __init__(self, handlers: Handlers, limits: Limits, open_links: set[Link]) -> None:
+    def __init__(self, handlers: Handlers, limits: Limits, open_links: set[Link], turns: Turns) -> None:
         super().__init__(limits, open_links)
+        self.waiting_calls = 0
+        """Calls that wait for their turn, those included that the caller has taken back."""
+        self._turns = turns
         self._handlers = handlers
         self._reader = HeadReader()
         self._rest = b""
@@ -124,12 +129,13 @@ class Connection(Link):
             if number & 1:
                 return
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, f"a call has number {number}")
-        if len(self.streams) >= self.limits.streams or self._leaving:
+        # Also of a call that is refused: what was sent of it is under way.
+        self._last = number
+        if max(len(self.streams), self.waiting_calls) >= self.limits.streams or self._leaving:
             # The caller may try another server: nothing of the call was done.
             self._out.append(frames.reset(number, ErrorCode.REFUSED_STREAM))
             self._count_idle()
             return
-        self._last = number
         handler = self._handlers(head.path) if head.http_status == 200 else None
         if handler is None:
             self._turn_away(number, head)
@@ -161,8 +167,9 @@ class Connection(Link):
             self._count_idle()
             return
         ended = bool(flags & frames.END_STREAM)
-        if ended and stream.task is None and self._answer_at_once(stream, payload):
-            self.allow_all(size)
+        if ended and size == len(payload) and _is_whole(stream, payload):
+            stream.ended = True
+            self._turns.take(self, stream, payload)
             return
         if not payload and not ended:
             self._count_idle()
@@ -170,17 +177,22 @@ class Connection(Link):
             self.allow(stream, size - len(payload))
         stream.receive(payload, ended=ended)
 
-    def _answer_at_once(self, stream: Stream, payload: bytes) -> bool:
-        """Answers a call whose one message lies whole in one frame, if its handler can without a task."""
-        at_once = stream.handler.at_once
-        if at_once is None or stream.reader is not None or len(payload) < PREFIX_BYTES or payload[0]:
-            return False
-        if int.from_bytes(payload[1:PREFIX_BYTES], "big") != len(payload) - PREFIX_BYTES:
-            return False
-        reply = at_once(payload[PREFIX_BYTES:], stream)
+    def still_wants(self, stream: Stream, payload: bytes) -> bool:
+        """Returns whether a call that has waited for its turn is to be answered; ends it where its time is over."""
+        if stream.closing is None and self.streams.get(stream.number) is stream:
+            if stream.time_remaining() != 0:
+                return True
+            stream.expire()
+        self.allow_all(len(payload))
+        return False
+
+    def answer(self, stream: Stream, payload: bytes) -> None:
+        """Answers a call whose one message lies whole in one frame; without a task where its handler can."""
+        reply = stream.handler.at_once(payload[PREFIX_BYTES:], stream)
         if reply is None:
-            return False
-        stream.ended = True
+            stream.receive(payload, ended=True)
+            return
+        self.allow_all(len(payload))
         self._idle_frames = 0
         size = len(reply) + PREFIX_BYTES
         if size <= self._window and size <= stream.window and size <= self._frame_bytes:
@@ -203,4 +215,10 @@ class Connection(Link):
         else:
             stream.outgoing += framed(reply)
             stream.finish(0, "")
-        return True
+
+
+def _is_whole(stream: Stream, payload: bytes) -> bool:
+    """Returns whether the data that ends a call is one message, and its handler answers such without a task."""
+    if stream.handler.at_once is None or stream.reader is not None or len(payload) < PREFIX_BYTES or payload[0]:
+        return False
+    return int.from_bytes(payload[1:PREFIX_BYTES], "big") == len(payload) - PREFIX_BYTES

@@ -17,6 +17,7 @@ from serving.handover import Seat
 from serving.http2.connection import Connection
 from serving.http2.doors import Doors, OpenLinks
 from serving.http2.link import Limits
+from serving.http2.turns import Turns
 from vicinal.http2.frames import ErrorCode
 
 _BACKLOG = 1024
@@ -50,6 +51,7 @@ class Http2Server:
         self._servers: list[asyncio.Server] = []
         self._doors: Doors | None = None
         self._links = OpenLinks()
+        self._turns = Turns()
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers; the first that knows a method answers it."""
@@ -94,7 +96,7 @@ class Http2Server:
             self._servers.append(await loop.create_server(self._connection, sock=opened, backlog=_BACKLOG))
 
     def _connection(self) -> Connection:
-        return Connection(self._find, self._limits, self._links)
+        return Connection(self._find, self._limits, self._links, self._turns)
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, lets those in progress end, and closes everything.

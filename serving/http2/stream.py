@@ -103,7 +103,7 @@ class Stream:
         if reader is None:
             reader = self.reader = MessageReader(self.connection.limits.message_bytes, self.head.encoding)
             if self._deadline is not None:
-                self._timer = self.connection.loop.call_at(self._deadline, self._expire)
+                self._timer = self.connection.loop.call_at(self._deadline, self.expire)
         self.ended, before = ended, reader.waiting_bytes
         try:
             messages = reader.feed(data)
@@ -200,7 +200,8 @@ class Stream:
         else:
             await function(request, self)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Ends the call because its deadline has passed."""
         self.finish(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "the deadline has passed")
 
     def finish(self, status: int, message: str, metadata: Metadata = ()) -> None:

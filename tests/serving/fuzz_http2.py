@@ -13,6 +13,7 @@ import atheris
 with atheris.instrument_imports(include=["serving.http2", "vicinal.http2", "hpack"]):
     from serving.http2.connection import Connection
     from serving.http2.server import Http2Server
+    from serving.http2.turns import Turns
     from tests.serving.wire_client import LIMITS, Echo, handlers
     from vicinal.http2 import frames
     from vicinal.http2.frames import Kind
@@ -61,7 +62,7 @@ async def talk(data: bytes) -> None:
     """Feeds one connection, and lets its calls work for a moment."""
     server = Http2Server(LIMITS, reuse_port=False)
     server.add_generic_rpc_handlers((handlers(Echo()),))
-    connection = Connection(server._find, LIMITS, set())
+    connection = Connection(server._find, LIMITS, set(), Turns())
     transport: Any = Transport()
     connection.connection_made(transport)
     connection.data_received(frames.PREFACE + data)

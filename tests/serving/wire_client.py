@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
 
 PATH = "/test.Echo/"
+HELD_S = 0.1
 LIMITS = Limits(message_bytes=1 << 20, streams=8, keepalive_s=0.3, keepalive_wait_s=0.2)
 
 
@@ -27,6 +29,16 @@ class Echo:
     def __init__(self) -> None:
         self.cancelled: list[str] = []
         self.read_count = 0
+        self.quick_calls: list[bytes] = []
+
+    def quick(self, raw: bytes) -> bytes | None:
+        """Answers without a task; ``quick sleep`` holds everything up."""
+        if not raw.startswith(b"quick"):
+            return None
+        self.quick_calls.append(raw)
+        if raw.startswith(b"quick sleep"):
+            time.sleep(HELD_S)
+        return raw
 
     async def say(self, raw: bytes, context: Any) -> bytes:
         if raw == b"abort":
@@ -82,7 +94,7 @@ def handlers(echo: Echo) -> grpc.GenericRpcHandler:
     async def at_once(raw: bytes, context: Any) -> bytes:
         return await echo.say(raw, context)
 
-    at_once.__dict__["at_once"] = lambda raw, _: raw if raw.startswith(b"quick") else None
+    at_once.__dict__["at_once"] = lambda raw, _: echo.quick(raw)
     return grpc.method_handlers_generic_handler(
         "test.Echo",
         {
