@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="workers of our server")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured, in turn")
+    parser.add_argument("--modes", nargs="*", default=[], help="only these of unary, threads, shared, native and so on")
     parser.add_argument("--callers", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--peers", nargs="*", default=[], choices=serve_peers.NAMES)
     parser.add_argument("--peer-python", default=sys.executable, help="Python that has the peers' packages")
@@ -175,8 +177,10 @@ def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -
         }
         if bench.program is not None and name in serve_native.SPEAKS:
             runs["native"] = partial(bench.native, name, callers=callers, effort=efforts[name])
+        wanted = bench.arguments.modes
         for mode, run in runs.items():
-            _run(bench, name, mode, run, callers)
+            if not wanted or mode in wanted:
+                _run(bench, name, mode, run, callers)
 
 
 def _run(bench: Bench, name: str, mode: str, run: Callable[[], dict[str, Any]], callers: int) -> None:
@@ -199,7 +203,8 @@ def _measure(bench: Bench, own: dict[float, int]) -> None:
                 _round(bench, efforts, callers, last=recall == bench.arguments.recalls[-1])
             for name, runs in bench.results.items():
                 best = sorted(runs, key=lambda run: run["queries_per_second"])[len(runs) // 2]
-                note = f"recall@10 {bench.recall(best):.4f}, p50 {best['p50_ms']:.2f} ms, p99 {best['p99_ms']:.2f} ms"
+                p50_ms, p99_ms = (statistics.median(run[key] for run in runs) for key in ("p50_ms", "p99_ms"))
+                note = f"recall@10 {bench.recall(best):.4f}, p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms"
                 title = f"{name}, {callers} callers, recall {recall:g}"
                 bench.frame.add(title, best["queries_per_second"], unit="1/s", note=note)
 
