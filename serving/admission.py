@@ -5,6 +5,7 @@ are let in keep their latency.
 """
 
 from collections import Counter
+from typing import NoReturn
 
 from serving.board import Slab
 from serving.config import LimitsConfig
@@ -61,6 +62,14 @@ class Admission:
         self._slab["in_flight"] = self.in_flight
         if client:
             self._by_client[client] = mine + 1
+
+    def refuse_waiting(self) -> NoReturn:
+        """Refuses a call because too many wait for their turn.
+
+        Raises:
+            OverloadedError: always.
+        """
+        raise self._refusal(f"{self._limits.max_waiting} queries wait for their turn, which is the limit")
 
     def leave(self, client: str) -> None:
         """Takes a unary call out."""

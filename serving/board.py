@@ -17,6 +17,7 @@ GAUGES = (
     "served_snapshot",
     "in_flight",
     "streams",
+    "waiting",
     "refused_count",
     "swap_count",
     "delta_number",

@@ -64,6 +64,8 @@ class LimitsConfig:
     """Requests of one worker in flight; more are refused at once with RetryInfo."""
     max_in_flight_per_client: int = 256
     """The same for one client (key, or address without keys)."""
+    max_waiting: int = 4096
+    """Plain vector queries of one worker that wait for their turn; more are refused at once with RetryInfo."""
     max_streams: int = 64
     """Open StreamSearch calls of one worker."""
     stream_window: int = 64
@@ -204,6 +206,7 @@ def _check(config: ServeConfig) -> None:
         ("limits.embedding_cache_count", limits.embedding_cache_count, 0, 100_000_000),
         ("limits.max_in_flight", limits.max_in_flight, 1, 1_000_000),
         ("limits.max_in_flight_per_client", limits.max_in_flight_per_client, 1, 1_000_000),
+        ("limits.max_waiting", limits.max_waiting, 1, 1_000_000),
         ("limits.max_streams", limits.max_streams, 1, 1_000_000),
         ("limits.stream_window", limits.stream_window, 1, 100_000),
         ("limits.default_timeout_s", limits.default_timeout_s, 0.001, 86_400),

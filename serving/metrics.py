@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _GAUGES = (
     ("in_flight", "vicinal_in_flight_calls", "Unary calls in progress."),
+    ("waiting", "vicinal_waiting_calls", "Plain vector queries that wait for their turn, as last looked at."),
     ("streams", "vicinal_open_streams", "StreamSearch calls that are open."),
     ("served_generation", "vicinal_served_generation", "Activation that the worker answers from."),
     ("delta_number", "vicinal_delta_number", "Last change of items that the worker's answers hold."),

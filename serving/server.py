@@ -25,6 +25,7 @@ from serving.generations import Generations
 from serving.handover import Seat
 from serving.http2.link import Limits as Http2Limits
 from serving.http2.server import Http2Server
+from serving.http2.turns import Turns
 from serving.place import Place
 from serving.probe import keep_probing
 from serving.queries import Queries
@@ -109,6 +110,7 @@ class Server:
         """What it shares with the other workers."""
         self.admission = Admission(config.limits, self.place.slab)
         """Bounds what is in flight."""
+        self._turns = Turns(lambda: config.limits.max_waiting)
         self.generations = Generations(
             store,
             verify=config.listen.verify,
@@ -157,7 +159,11 @@ class Server:
         with contextlib.suppress(NoActiveSnapshotError):
             await self.generations.follow()
         self._grpc = server = _transport(
-            self.config, reuse_port=reuse_port, tls=credentials is not None, seat=self.place.seat()
+            self.config,
+            reuse_port=reuse_port,
+            tls=credentials is not None,
+            seat=self.place.seat(),
+            turns=self._turns,
         )
         names = self._add_services(server)
         # The stubs of grpc know its own server alone, and have none for reflection.
@@ -238,6 +244,7 @@ class Server:
     async def _show_state(self) -> None:
         while True:
             self.place.show_memory()
+            self.place.slab["waiting"] = len(self._turns)
             if not self._empty():
                 self.place.show_changes(self.generations.current())
             await asyncio.sleep(_STATE_S)
@@ -258,14 +265,16 @@ def _servicer(place: str, context: ServingContext) -> object | None:
     return servicer
 
 
-def _transport(config: ServeConfig, *, reuse_port: bool, tls: bool, seat: Seat | None) -> grpc.aio.Server | Http2Server:
+def _transport(
+    config: ServeConfig, *, reuse_port: bool, tls: bool, seat: Seat | None, turns: Turns
+) -> grpc.aio.Server | Http2Server:
     if tls or config.listen.transport == "grpc":
         return grpc.aio.server(options=_options(config, reuse_port=reuse_port))
     limits = config.limits
     # More calls than are let in, so that the others hear that the server is busy.
     streams = 4 * limits.max_in_flight + limits.max_streams
     http2_limits = Http2Limits(message_bytes=limits.max_message_mib * 2**20, streams=streams)
-    return Http2Server(http2_limits, reuse_port=reuse_port, seat=seat)
+    return Http2Server(http2_limits, reuse_port=reuse_port, seat=seat, turns=turns)
 
 
 def _options(config: ServeConfig, *, reuse_port: bool) -> list[tuple[str, Any]]:

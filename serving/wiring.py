@@ -212,6 +212,8 @@ class _Wire:
         admission = self._wiring.admission
         if stream:
             admission.enter_stream()
+        elif getattr(context, "turned_away", False):
+            admission.refuse_waiting()
         else:
             admission.enter(call.client)
         try:

@@ -186,13 +186,19 @@ class Connection(Link):
         self.allow_all(len(payload))
         return False
 
+    def turn_away(self, stream: Stream, payload: bytes) -> None:
+        """Gives a call to its coroutine, which is to say that too many wait."""
+        self.allow_all(len(payload))
+        stream.turned_away = True
+        stream.begin(payload[PREFIX_BYTES:])
+
     def answer(self, stream: Stream, payload: bytes) -> None:
         """Answers a call whose one message lies whole in one frame; without a task where its handler can."""
         reply = stream.handler.at_once(payload[PREFIX_BYTES:], stream)
-        if reply is None:
-            stream.receive(payload, ended=True)
-            return
         self.allow_all(len(payload))
+        if reply is None:
+            stream.begin(payload[PREFIX_BYTES:])
+            return
         self._idle_frames = 0
         size = len(reply) + PREFIX_BYTES
         if size <= self._window and size <= stream.window and size <= self._frame_bytes:

@@ -6,7 +6,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from serving.http2.stream import Stream, opening
+from serving.http2.heads import OPENING
+from serving.http2.stream import Stream
 from vicinal.http2 import frames
 from vicinal.http2.frames import ConnectionFaultError, ErrorCode, Kind, Setting, frame
 
@@ -147,7 +148,7 @@ class Link(asyncio.Protocol):
         if number not in self.streams:
             return
         if outgoing or stream.closing is None:
-            head = opening(stream)
+            head = _opening(stream)
             if head:
                 out.append(frame(Kind.HEADERS, frames.END_HEADERS, number, head))
         while (
@@ -168,7 +169,7 @@ class Link(asyncio.Protocol):
 
     def _end(self, stream: Stream, closing: bytes) -> None:
         flags = frames.END_HEADERS | frames.END_STREAM
-        self._out.append(frame(Kind.HEADERS, flags, stream.number, opening(stream) + closing))
+        self._out.append(frame(Kind.HEADERS, flags, stream.number, _opening(stream) + closing))
         if not stream.ended:
             # The caller may stop sending.
             self._out.append(frames.reset(stream.number, ErrorCode.NO_ERROR))
@@ -278,6 +279,14 @@ class Link(asyncio.Protocol):
             self.flush()
         wait_s = limits.keepalive_wait_s if silent_s >= limits.keepalive_s else limits.keepalive_s - silent_s
         self._keeper = self.loop.call_later(max(wait_s, 0.01), self._keep)
+
+
+def _opening(stream: Stream) -> bytes:
+    """Returns the headers of the reply where they are still to be sent, else nothing."""
+    if stream.opened:
+        return b""
+    stream.opened = True
+    return OPENING
 
 
 def _peer(transport: asyncio.BaseTransport) -> str:

@@ -39,9 +39,12 @@ class Http2Server:
         limits: what one connection may take.
         reuse_port: share the port with other processes.
         seat: by which connections are handed on to other workers; None keeps them all.
+        turns: where calls wait that take no task; None lets as many wait as the connections may have in progress.
     """
 
-    def __init__(self, limits: Limits, *, reuse_port: bool, seat: Seat | None = None) -> None:
+    def __init__(
+        self, limits: Limits, *, reuse_port: bool, seat: Seat | None = None, turns: Turns | None = None
+    ) -> None:
         self._limits = limits
         self._reuse_port = reuse_port
         self._generic: list[Any] = []
@@ -51,7 +54,7 @@ class Http2Server:
         self._servers: list[asyncio.Server] = []
         self._doors: Doors | None = None
         self._links = OpenLinks()
-        self._turns = Turns()
+        self._turns = Turns() if turns is None else turns
 
     def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """Adds handlers; the first that knows a method answers it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from serving.http2.heads import OPENING, Head, Metadata, trailers
+from serving.http2.heads import Head, Metadata, trailers
 from serving.http2.messages import MessageReader, framed
 from vicinal.errors import OverloadedError, VicinalError
 from vicinal.http2.frames import ConnectionFaultError, ErrorCode
@@ -60,6 +60,7 @@ class Stream:
         "reader",
         "task",
         "traced",
+        "turned_away",
         "window",
     )
 
@@ -82,6 +83,8 @@ class Stream:
         self.drained: asyncio.Event | None = None
         self.traced: bool | None = None
         """Whether the call is traced, once that is decided."""
+        self.turned_away = False
+        """Whether it is one too many."""
         self.credit = 0
         """Bytes that the caller may send again and has not been told of."""
         self.reader: MessageReader | None = None
@@ -135,6 +138,12 @@ class Stream:
             else:
                 self.outgoing += framed(reply)
                 self.finish(0, "")
+
+    def begin(self, request: bytes) -> None:
+        """Begins to answer a request that came whole, with a task."""
+        if self._deadline is not None:
+            self._timer = self.connection.loop.call_at(self._deadline, self.expire)
+        self._start(request)
 
     def _queue(self, messages: list[bytes]) -> None:
         self._messages += messages
@@ -279,14 +288,6 @@ class Stream:
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Returns what is known of the caller by TLS: nothing."""
         return {}
-
-
-def opening(stream: Stream) -> bytes:
-    """Returns the headers of the reply where they are still to be sent, else nothing."""
-    if stream.opened:
-        return b""
-    stream.opened = True
-    return OPENING
 
 
 def _current_task() -> "asyncio.Task[Any] | None":

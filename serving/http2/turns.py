@@ -1,7 +1,9 @@
 """Whose turn it is: calls that are answered in one go, in the order in which they came."""
 
 import asyncio
+import sys
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,12 +17,21 @@ class Turns:
     Were all connections answered that are ready, one whose call comes a moment late would wait for the others twice,
     and tasks, such as those of images, would wait for all of them.
 
-    A connection has no more calls waiting than it may have in progress, those included that it has taken back.
+    A connection has no more calls waiting than it may have in progress, those included that it has taken back. What is
+    over the bound for all is given to its coroutine, marked as turned away.
+
+    Args:
+        most: says how many calls may wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: Callable[[], int] = lambda: sys.maxsize) -> None:
+        self._most = most
         self._waiting: deque[tuple[Connection, Stream, bytes]] = deque()
         self._is_taken = False
+
+    def __len__(self) -> int:
+        """Returns how many calls wait."""
+        return len(self._waiting)
 
     def take(self, connection: "Connection", stream: "Stream", payload: bytes) -> None:
         """Answers a call, now or when those before it are answered.
@@ -31,6 +42,9 @@ class Turns:
             payload: its one message, as it came in a frame.
         """
         if self._is_taken:
+            if len(self._waiting) >= self._most():
+                connection.turn_away(stream, payload)
+                return
             connection.waiting_calls += 1
             self._waiting.append((connection, stream, payload))
             return

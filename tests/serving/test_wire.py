@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from serving.servicers.search import SearchServicer
 from tests.serving.conftest import add_snapshot, config, make_vectors, running
-from vicinal.client import Client, RetryPolicy
+from vicinal.client import AsyncClient, Client, RetryPolicy
 from vicinal.errors import (
     DeadlineExceededError,
     InternalError,
@@ -122,6 +123,34 @@ def test_overload_is_refused_quickly_with_retry_info(vector_store: Store, monkey
         for thread in threads:
             thread.join()
         assert server.admission.in_flight == 0
+
+
+def test_more_vector_queries_than_may_wait_are_refused_with_retry_info(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "workspace")
+    x_ND = make_vectors(600)
+    add_snapshot(store, x_ND, kind="hnsw")
+    store.activate("000001")
+
+    async def ask(address: str) -> list[Any]:
+        async with AsyncClient(address) as client:
+            await client.search(x_ND[0])
+            return list(await asyncio.gather(*(client.search(x_D) for x_D in x_ND), return_exceptions=True))
+
+    with running(store, config("limits.max_waiting=5")) as (server, address):
+        found = asyncio.run(ask(address))
+        refused = [one for one in found if isinstance(one, OverloadedError)]
+        assert refused
+        assert "5 queries wait for their turn, which is the limit" in str(refused[0])
+        assert refused[0].metadata["retry_after_ms"] == "50"
+        assert server.admission.refused_count == len(refused)
+        rows = [row for row, one in enumerate(found) if not isinstance(one, OverloadedError)]
+        assert len(rows) >= 6
+        assert all(found[row].item_ids[0] == f"item-{row:05d}" for row in rows)
+        assert server.admission.in_flight == 0
+    # As many as a client sends at once are no overload by default.
+    with running(store, config()) as (server, address):
+        assert not [one for one in asyncio.run(ask(address)) if isinstance(one, Exception)]
+        assert server.admission.refused_count == 0
 
 
 def test_one_client_may_not_take_all(vector_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

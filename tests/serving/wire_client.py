@@ -15,6 +15,7 @@ from hpack import Decoder, Encoder
 from serving.http2.link import Limits
 from serving.http2.messages import framed
 from serving.http2.server import Http2Server
+from serving.http2.turns import Turns
 from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
 
@@ -30,6 +31,7 @@ class Echo:
         self.cancelled: list[str] = []
         self.read_count = 0
         self.quick_calls: list[bytes] = []
+        self.turned_away = 0
 
     def quick(self, raw: bytes) -> bytes | None:
         """Answers without a task; ``quick sleep`` holds everything up."""
@@ -41,6 +43,7 @@ class Echo:
         return raw
 
     async def say(self, raw: bytes, context: Any) -> bytes:
+        self.turned_away += context.turned_away
         if raw == b"abort":
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, "nö, 100% not\nhere", (("why-bin", b"\0\xff"), ("who", "me"))
@@ -113,13 +116,15 @@ def handlers(echo: Echo) -> grpc.GenericRpcHandler:
 
 
 @contextmanager
-def serving(limits: Limits = LIMITS, address: str = "127.0.0.1:0") -> Iterator[tuple[Echo, int, Any]]:
+def serving(
+    limits: Limits = LIMITS, address: str = "127.0.0.1:0", turns: Turns | None = None
+) -> Iterator[tuple[Echo, int, Any]]:
     echo, loop = Echo(), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start() -> tuple[Http2Server, int]:
-        server = Http2Server(limits, reuse_port=False)
+        server = Http2Server(limits, reuse_port=False, turns=turns)
         server.add_generic_rpc_handlers((handlers(echo),))
         port = server.add_insecure_port(address)
         await server.start()

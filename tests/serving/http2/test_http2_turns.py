@@ -5,7 +5,8 @@ from contextlib import closing
 import pytest
 
 from serving.http2.messages import framed
-from tests.serving.wire_client import LIMITS, Echo, Wire, body
+from serving.http2.turns import Turns
+from tests.serving.wire_client import LIMITS, Echo, Wire, body, serving
 from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
 
@@ -75,3 +76,14 @@ def test_what_cannot_be_answered_without_a_task_gets_one_in_its_turn(wire: Wire)
         said[number] = wire.until(Kind.DATA)[3]
     assert sorted(said.values()) == sorted([framed(b"slowly"), framed(b"quick")])
     assert wire.reply(7)[1]["grpc-status"] == "4"
+
+
+def test_more_than_may_wait_are_turned_away_at_once() -> None:
+    with serving(turns=Turns(lambda: 3)) as (echo, port, _), closing(Wire(port)) as wire:
+        calls = [wire.head(number) + body(number, SLEEP if number == 1 else b"quick") for number in range(1, 15, 2)]
+        wire.send(b"".join(calls))
+        # The coroutine of this server answers them, that of a worker says no.
+        first = [wire.until(Kind.DATA)[2] for _ in range(7)]
+        assert echo.turned_away == 3
+        assert first[0] == 1
+        assert sorted(first) == list(range(1, 15, 2))
