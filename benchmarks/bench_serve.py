@@ -40,6 +40,7 @@ from index.snapshot import Snapshot
 from vicinal.store import Store
 
 K = 10
+MODES = ["unary", "threads", "shared", "stream", "batch", "pipeline", "native"]
 SHARED = 8
 """Connections of the one client of ours that callers share, beside callers with a client each."""
 
@@ -59,7 +60,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="workers of our server")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is measured, in turn")
-    parser.add_argument("--modes", nargs="*", default=[], help="only these of unary, threads, shared, native and so on")
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=MODES, help="ways to ask; default all")
     parser.add_argument("--callers", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--peers", nargs="*", default=[], choices=serve_peers.NAMES)
     parser.add_argument("--peer-python", default=sys.executable, help="Python that has the peers' packages")
@@ -177,10 +178,8 @@ def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -
         }
         if bench.program is not None and name in serve_native.SPEAKS:
             runs["native"] = partial(bench.native, name, callers=callers, effort=efforts[name])
-        wanted = bench.arguments.modes
-        for mode, run in runs.items():
-            if not wanted or mode in wanted:
-                _run(bench, name, mode, run, callers)
+        for mode in (mode for mode in runs if mode in bench.arguments.modes):
+            _run(bench, name, mode, runs[mode], callers)
 
 
 def _run(bench: Bench, name: str, mode: str, run: Callable[[], dict[str, Any]], callers: int) -> None:

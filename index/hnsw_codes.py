@@ -54,15 +54,12 @@ class HnswCodesKind:
         faiss = load_faiss()
         code, metric = getattr(faiss.ScalarQuantizer, self._code), faiss_metric(source.metric)
         faiss_index = faiss.IndexHNSWSQ(source.vectors_ND.shape[1], code, params.link_count, metric)
-        check_range(source.vectors_ND, code=self._code)
         faiss_index.train(source.vectors_ND)
         self._add(faiss_index, source, params)
 
     def extend(self, previous: Path, source: Source, params: Any) -> None:
         """Adds the new rows to the graph; see ``Kind``."""
-        faiss_index = read_faiss(previous / INDEX_FILE, mapped=False)
-        check_range(source.vectors_ND[faiss_index.ntotal :], code=self._code)
-        self._add(faiss_index, source, params)
+        self._add(read_faiss(previous / INDEX_FILE, mapped=False), source, params)
 
     def open(self, directory: Path, *, metric: Metric) -> GraphSearcher:
         """Opens graph and codes, memory-mapped; see ``Kind``."""
@@ -70,6 +67,8 @@ class HnswCodesKind:
         return GraphSearcher(read_faiss(directory / INDEX_FILE))
 
     def _add(self, faiss_index: Any, source: Source, params: Any) -> None:
+        new_ND = source.vectors_ND[faiss_index.ntotal :]
+        check_range(new_ND, code=self._code)
         faiss_index.hnsw.efConstruction = params.build_effort
-        faiss_index.add(source.vectors_ND[faiss_index.ntotal :])
+        faiss_index.add(new_ND)
         write_faiss(faiss_index, source.directory / INDEX_FILE)

@@ -1,6 +1,8 @@
 """Calls that are answered without a task: one in each turn of the loop, and only those that are still wanted."""
 
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,14 @@ from vicinal.http2 import frames
 from vicinal.http2.frames import ErrorCode, Kind, frame
 
 SLEEP = b"quick sleep"
+PATIENT = replace(LIMITS, keepalive_s=30.0, keepalive_wait_s=10.0)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[tuple[Echo, int]]:
+    # Calls hold the loop for longer than the others' server waits for a sign of life.
+    with serving(PATIENT) as (echo, port, _):
+        yield echo, port
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +89,7 @@ def test_what_cannot_be_answered_without_a_task_gets_one_in_its_turn(wire: Wire)
 
 
 def test_more_than_may_wait_are_turned_away_at_once() -> None:
-    with serving(turns=Turns(lambda: 3)) as (echo, port, _), closing(Wire(port)) as wire:
+    with serving(PATIENT, turns=Turns(lambda: 3)) as (echo, port, _), closing(Wire(port)) as wire:
         calls = [wire.head(number) + body(number, SLEEP if number == 1 else b"quick") for number in range(1, 15, 2)]
         wire.send(b"".join(calls))
         # The coroutine of this server answers them, that of a worker says no.
