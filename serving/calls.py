@@ -27,6 +27,12 @@ OTHERWISE = "otherwise"
 REQUEST_ID_KEY = "x-request-id"
 
 
+def waited_s(context: Any) -> float:
+    """Returns how long a call has waited for its turn; 0 where nothing waits, or nobody can know."""
+    waited: float = getattr(context, "waited_s", 0.0)
+    return waited
+
+
 class Gatekeeper(Protocol):
     """Says who calls, and whether they may."""
 

@@ -80,7 +80,8 @@ class BoardCollector(Collector):
 
     def _calls(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("vicinal_calls", "Calls that ended, by status code.", labels=["method", "code"])
-        latency = HistogramMetricFamily("vicinal_call_latency_seconds", "Time to answer.", labels=["method"])
+        told = "Time to answer, including the wait for a turn."
+        latency = HistogramMetricFamily("vicinal_call_latency_seconds", told, labels=["method"])
         for method in self._board.methods:
             counts = self._board.counts(method)
             if not sum(counts.by_code):

@@ -5,10 +5,12 @@ Off unless ``observe.traces_endpoint`` says where to; then nothing of it is impo
 """
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from serving.calls import waited_s
 from serving.config import ObserveConfig
 from vicinal.errors import InvalidConfigError
 
@@ -106,7 +108,11 @@ class Traces:
         service, _, name = method.lstrip("/").partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
         span = self._tracer.start_span(
-            f"{service}/{name}", context=self._parent(context), kind=SpanKind.SERVER, attributes=attributes
+            f"{service}/{name}",
+            context=self._parent(context),
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=time.time_ns() - round(1e9 * waited_s(context)),
         )
         return Trace(self._tracer, span)
 

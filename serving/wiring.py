@@ -19,7 +19,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.calls import AT_ONCE, OTHERWISE, REQUEST_ID_KEY, AtOnce, Context, Quick, Reply, Wiring
+from serving.calls import AT_ONCE, OTHERWISE, REQUEST_ID_KEY, AtOnce, Context, Quick, Reply, Wiring, waited_s
 from serving.context import Call
 from serving.failures import bug_of, one_line, unimplemented, unimplemented_stream, without_secrets
 from vicinal.codec import STATUS_KEY, encode_status
@@ -88,6 +88,7 @@ class _Wire:
 
         async def otherwise(raw: bytes, context: Context) -> bytes:
             started_s = time.monotonic()
+            came_s = started_s - waited_s(context)
             call = self._call(context, started_s)
             try:
                 with self._admitted(call, context):
@@ -99,8 +100,8 @@ class _Wire:
                 with call.part("reply"):
                     answer = reply if isinstance(reply, bytes) else reply.SerializeToString()
             except BaseException as error:  # noqa: BLE001 - every error is answered or raised again
-                await self._fail(error, call, context, started_s)
-            self._note(call, 0, started_s)
+                await self._fail(error, call, context, came_s)
+            self._note(call, 0, came_s)
             return answer
 
         if at_once is None:
@@ -130,7 +131,7 @@ class _Wire:
             except Exception:  # noqa: BLE001 - the coroutine comes to the same error, and answers it
                 return None
             if reply is not None:
-                seconds, call = now_s() - started_s, anonymous
+                seconds, call = now_s() - started_s + waited_s(context), anonymous
                 if wiring.identify:
                     call = self._call(context, started_s)
                     call.client = admit(name, context)

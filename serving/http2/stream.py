@@ -61,6 +61,7 @@ class Stream:
         "task",
         "traced",
         "turned_away",
+        "waited_s",
         "window",
     )
 
@@ -85,6 +86,8 @@ class Stream:
         """Whether the call is traced, once that is decided."""
         self.turned_away = False
         """Whether it is one too many."""
+        self.waited_s = 0.0
+        """How long it waited for its turn."""
         self.credit = 0
         """Bytes that the caller may send again and has not been told of."""
         self.reader: MessageReader | None = None

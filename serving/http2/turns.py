@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class Turns:
 
     def __init__(self, most: Callable[[], int] = lambda: sys.maxsize) -> None:
         self._most = most
-        self._waiting: deque[tuple[Connection, Stream, bytes]] = deque()
+        self._waiting: deque[tuple[Connection, Stream, bytes, float]] = deque()
         self._is_taken = False
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class Turns:
                 connection.turn_away(stream, payload)
                 return
             connection.waiting_calls += 1
-            self._waiting.append((connection, stream, payload))
+            self._waiting.append((connection, stream, payload, time.monotonic()))
             return
         self._is_taken = True
         connection.loop.call_soon(self._next, connection.loop)
@@ -54,7 +55,8 @@ class Turns:
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._waiting:
-            connection, stream, payload = self._waiting.popleft()
+            connection, stream, payload, came_s = self._waiting.popleft()
+            stream.waited_s = time.monotonic() - came_s
             connection.waiting_calls -= 1
             is_wanted = connection.still_wants(stream, payload)
             if is_wanted:

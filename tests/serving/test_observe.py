@@ -1,9 +1,11 @@
 """Metrics, access log and recall probe: what an operator sees."""
 
+import asyncio
 import io
 import json
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from serving.metrics import start_metrics
 from serving.probe import probe_recall
 from serving.server import method_names
 from tests.serving.conftest import add_snapshot, config, make_vectors, running
-from vicinal.client import Client
+from vicinal.client import AsyncClient, Client
 from vicinal.errors import ItemNotFoundError, UnavailableError
 from vicinal.store import Store
 
@@ -47,6 +49,29 @@ def test_metrics_tell_calls_latency_snapshot_and_recall(vector_store: Store) -> 
     assert 'vicinal_swaps_total{worker="0"} 1.0' in text
     resident = next(line for line in text.splitlines() if line.startswith("vicinal_worker_resident_bytes"))
     assert float(resident.split()[1]) > 1e7
+
+
+def test_latency_includes_the_wait_for_a_turn(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "workspace")
+    x_ND = make_vectors(200)
+    add_snapshot(store, x_ND, kind="hnsw")
+    store.activate("000001")
+
+    async def ask(address: str) -> float:
+        async with AsyncClient(address) as client:
+            await client.search(x_ND[0])
+            start_s = time.monotonic()
+            await asyncio.gather(*(client.search(x_D) for x_D in x_ND))
+            return time.monotonic() - start_s
+
+    log = io.StringIO()
+    with running(store, config(), observers=(AccessLog(log),)) as (server, address):
+        seconds = asyncio.run(ask(address))
+        total_s = server.place.board.counts(SEARCH).seconds
+    # They are answered one after the other: without their waiting they take less than the whole.
+    assert total_s > 2 * seconds
+    waited_ms = [json.loads(line)["ms"] for line in log.getvalue().splitlines()]
+    assert sum(waited_ms) / 1000 > 2 * seconds
 
 
 def test_a_metrics_port_that_is_taken_is_one_clear_error(vector_store: Store) -> None:

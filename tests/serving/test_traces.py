@@ -4,16 +4,20 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from typing_extensions import override
 
 from serving.config import load_config
-from serving.traces import make_traces
+from serving.traces import Traces, make_traces
 from tests.serving.conftest import config, make_vectors, running
 from tests.serving.images import make_png
 from vicinal.codec import encode_vector
@@ -83,6 +87,19 @@ def test_a_call_of_a_traced_caller_goes_on_with_its_trace(image_store: Store) ->
     assert call.parent_span_id.hex() == SPAN
     assert {span.parent_span_id for span in spans if span is not call} == {call.span_id}
     assert {a.key: a.value.int_value for a in call.attributes}["rpc.grpc.status_code"] == 0
+
+
+def test_a_span_begins_when_the_call_came() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    traces = Traces(provider, share=1.0)
+    for waited_s in (0.0, 2.0):
+        context = SimpleNamespace(traced=None, waited_s=waited_s, invocation_metadata=lambda: ())
+        trace = traces.begin("/a.B/C", context)
+        assert trace is not None
+        trace.end(0, "")
+    took_s = [((span.end_time or 0) - (span.start_time or 0)) / 1e9 for span in exporter.get_finished_spans()]
+    assert took_s == [pytest.approx(0.0, abs=0.5), pytest.approx(2.0, abs=0.5)]
 
 
 def test_a_caller_that_is_not_traced_makes_no_span(vector_store: Store) -> None:
