@@ -29,7 +29,7 @@ class ListenConfig:
     threads: int = 0
     """Threads of each worker for work that takes over about a millisecond; 0 takes one a core it may use."""
     transport: str = "auto"
-    """What speaks HTTP/2: ``http2``, our own for plain text; ``grpc``, gRPC's; ``auto`` takes ours without TLS."""
+    """What speaks HTTP/2: ``http2``, our own; ``grpc``, gRPC's server; ``auto`` takes ours."""
     drain_s: float = 10.0
     """Seconds that requests in flight may take after SIGTERM, from 0."""
     insecure: bool = False
@@ -222,7 +222,7 @@ def _check(config: ServeConfig) -> None:
     for name, value, low, high in ranges:
         if not low <= value <= high:
             raise InvalidConfigError(f"{name} is {value}, wanted {low} to {high}", field=name)
-    _check_transport(listen, tls)
+    _check_transport(listen)
     if config.observe.log_level not in {"debug", "info", "warning", "error"}:
         raise InvalidConfigError(
             f"observe.log_level is {config.observe.log_level!r}, wanted debug, info, warning or error",
@@ -238,13 +238,11 @@ def _check(config: ServeConfig) -> None:
         _check_exposed(config)
 
 
-def _check_transport(listen: ListenConfig, tls: TlsConfig) -> None:
+def _check_transport(listen: ListenConfig) -> None:
     if listen.transport not in {"auto", "http2", "grpc"}:
         raise InvalidConfigError(
             f"listen.transport is {listen.transport!r}, wanted auto, http2 or grpc", field="listen.transport"
         )
-    if listen.transport == "http2" and tls.certificate:
-        raise InvalidConfigError("listen.transport http2 has no TLS; with tls.certificate take auto")
 
 
 def _check_exposed(config: ServeConfig) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from serving.access import KeyFile
 from serving.config import ServeConfig
-from serving.security import make_credentials
+from serving.security import make_tls
 from serving.worker import core_count
 from vicinal.errors import NoActiveSnapshotError, VicinalError
 from vicinal.store import Store
@@ -169,7 +169,7 @@ def _port(config: ServeConfig) -> Iterator[Finding]:
 
 
 def _security(config: ServeConfig) -> Iterator[Finding]:
-    make_credentials(config.tls)
+    make_tls(config.tls)
     if config.auth.keys_file:
         keys = KeyFile(path=Path(config.auth.keys_file)).read()
         yield Finding(what="security", state="ok", message=f"{len(keys)} keys in {config.auth.keys_file}")

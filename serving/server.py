@@ -29,6 +29,7 @@ from serving.http2.turns import Turns
 from serving.place import Place
 from serving.probe import keep_probing
 from serving.queries import Queries
+from serving.security import TlsFiles
 from serving.traces import make_traces
 from serving.wiring import service_handler
 from serving.worker import core_count
@@ -142,12 +143,12 @@ class Server:
         self._tasks: list[asyncio.Task[Any]] = []
         self._servicers: list[object] = []
 
-    async def start(self, *, reuse_port: bool = False, credentials: grpc.ServerCredentials | None = None) -> int:
+    async def start(self, *, reuse_port: bool = False, tls: TlsFiles | None = None) -> int:
         """Opens the active snapshot, then the port.
 
         Args:
             reuse_port: share the port with the other workers of the same supervisor.
-            credentials: TLS; None is plain text.
+            tls: its certificates; None is plain text.
 
         Returns:
             The port.
@@ -161,7 +162,7 @@ class Server:
         self._grpc = server = _transport(
             self.config,
             reuse_port=reuse_port,
-            tls=credentials is not None,
+            tls=tls,
             seat=self.place.seat(),
             turns=self._turns,
         )
@@ -173,7 +174,7 @@ class Server:
         reflected = reflection.aio.ReflectionServicer([*names, health.SERVICE_NAME, reflection.SERVICE_NAME])
         add_reflection(reflected, anyhow)
         self.generations.listeners.append(self._on_swap)
-        port = self._bind(server, credentials)
+        port = self._bind(server, tls)
         await server.start()
         await self._set_health(names)
         self._tasks.append(asyncio.create_task(self.generations.watch(poll_s=self.config.listen.swap_poll_s)))
@@ -215,15 +216,16 @@ class Server:
                 names.append(service.full_name)
         return names
 
-    def _bind(self, server: grpc.aio.Server | Http2Server, credentials: grpc.ServerCredentials | None) -> int:
+    def _bind(self, server: grpc.aio.Server | Http2Server, tls: TlsFiles | None) -> int:
         listen = self.config.listen
         host = f"[{listen.host}]" if ":" in listen.host and not listen.host.startswith(("[", "unix:")) else listen.host
         address = host if host.startswith("unix:") else f"{host}:{listen.port}"
         try:
-            if credentials is None:
+            if isinstance(server, Http2Server):
+                return server.add_port(address)
+            if tls is None:
                 return server.add_insecure_port(address)
-            assert isinstance(server, grpc.aio.Server), "our own transport is for plain text alone"
-            return server.add_secure_port(address, credentials)
+            return server.add_secure_port(address, tls.credentials())
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {address}: the port is taken or the address is not of this machine; "
@@ -266,15 +268,16 @@ def _servicer(place: str, context: ServingContext) -> object | None:
 
 
 def _transport(
-    config: ServeConfig, *, reuse_port: bool, tls: bool, seat: Seat | None, turns: Turns
+    config: ServeConfig, *, reuse_port: bool, tls: TlsFiles | None, seat: Seat | None, turns: Turns
 ) -> grpc.aio.Server | Http2Server:
-    if tls or config.listen.transport == "grpc":
+    if config.listen.transport == "grpc":
         return grpc.aio.server(options=_options(config, reuse_port=reuse_port))
     limits = config.limits
     # More calls than are let in, so that the others hear that the server is busy.
     streams = 4 * limits.max_in_flight + limits.max_streams
     http2_limits = Http2Limits(message_bytes=limits.max_message_mib * 2**20, streams=streams)
-    return Http2Server(http2_limits, reuse_port=reuse_port, seat=seat, turns=turns)
+    contexts = None if tls is None else tls.context
+    return Http2Server(http2_limits, reuse_port=reuse_port, seat=seat, turns=turns, tls=contexts)
 
 
 def _options(config: ServeConfig, *, reuse_port: bool) -> list[tuple[str, Any]]:

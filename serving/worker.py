@@ -137,7 +137,7 @@ async def _serve(duty: Duty) -> None:
     # Seconds of imports, after the checks of the configuration.
     from serving.access_log import AccessLog  # noqa: PLC0415
     from serving.metrics import start_metrics  # noqa: PLC0415
-    from serving.security import make_credentials, make_gatekeeper  # noqa: PLC0415
+    from serving.security import make_gatekeeper, make_tls  # noqa: PLC0415
     from serving.server import Server  # noqa: PLC0415
 
     stop = asyncio.Event()
@@ -159,7 +159,7 @@ async def _serve(duty: Duty) -> None:
     observe = duty.config.observe
     if duty.place is None and observe.metrics_port >= 0:
         start_metrics(server.place.board, duty.store, host=observe.metrics_host, port=observe.metrics_port)
-    port = await server.start(reuse_port=duty.place is not None, credentials=make_credentials(duty.config.tls))
+    port = await server.start(reuse_port=duty.place is not None, tls=make_tls(duty.config.tls))
     _enter(server)
     duty.announce(port, server.serving())
     # What is there now stays: no collection walks through it again while calls wait.

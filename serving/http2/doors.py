@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,10 @@ from serving.http2.link import Link
 logger = logging.getLogger(__name__)
 _MOST_AT_ONCE = 64
 _PAUSE_S = 1.0
+_HANDSHAKE_S = 10.0
+"""How long a caller may take to agree on TLS."""
+GOODBYE_S = 2.0
+"""How long it may take to hear the end of a connection."""
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -36,34 +41,50 @@ class Doors:
 
     Args:
         make: makes the protocol of a connection.
-        seat: knows the other workers.
         links: the connections that are open.
+        seat: knows the other workers; None: there are none.
+        tls: gives what the handshake of the next connection takes; None is plain text.
     """
 
-    def __init__(self, make: Callable[[], asyncio.Protocol], seat: Seat, links: OpenLinks) -> None:
+    def __init__(
+        self,
+        make: Callable[[], asyncio.Protocol],
+        links: OpenLinks,
+        *,
+        seat: Seat | None,
+        tls: Callable[[], ssl.SSLContext] | None,
+    ) -> None:
         self._make = make
-        self._seat = seat
         self._links = links
+        self._seat = seat
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._arriving: set[asyncio.Task[Any]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
-        links.on_end = self._show
-        self._loop.add_reader(seat.inbox, self._take)
+        if seat is not None:
+            links.on_end = self._show
+            self._loop.add_reader(seat.inbox, self._take, seat)
 
     def open(self, listener: socket.socket) -> None:
         """Accepts what comes to a listening socket, which is closed with this."""
         self._listeners.append(listener)
         self._loop.add_reader(listener, self._accept, listener)
 
-    def close(self) -> None:
-        """Accepts nothing more; connections stay."""
-        self._loop.remove_reader(self._seat.inbox)
+    async def close(self) -> None:
+        """Accepts nothing more; connections stay, but for those that have not agreed on TLS yet."""
+        if self._seat is not None:
+            self._loop.remove_reader(self._seat.inbox)
         for pause in self._pauses.values():
             pause.cancel()
-        for listener in self._listeners:
+        while self._listeners:
+            listener = self._listeners.pop()
             self._loop.remove_reader(listener)
             listener.close()
+        arriving = list(self._arriving)
+        for task in arriving:
+            task.cancel()
+        await asyncio.gather(*arriving, return_exceptions=True)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_MOST_AT_ONCE):
@@ -77,7 +98,7 @@ class Doors:
                     return
                 # One that its client gave up before it was accepted.
                 continue
-            if self._seat.give(connection):
+            if self._seat is not None and self._seat.give(connection):
                 connection.close()
             else:
                 self._take_in(connection)
@@ -88,18 +109,30 @@ class Doors:
         again = self._loop.call_later(_PAUSE_S, self._loop.add_reader, listener, self._accept, listener)
         self._pauses[listener] = again
 
-    def _take(self) -> None:
-        for connection in self._seat.take():
+    def _take(self, seat: Seat) -> None:
+        for connection in seat.take():
             self._take_in(connection)
 
     def _take_in(self, connection: socket.socket) -> None:
         connection.settimeout(0)
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(self._make, connection))
+        task = self._loop.create_task(self._begin(connection))
         self._arriving.add(task)
         task.add_done_callback(self._arrived)
         self._show()
+
+    async def _begin(self, connection: socket.socket) -> None:
+        if self._tls is None:
+            await self._loop.connect_accepted_socket(self._make, connection)
+            return
+        await self._loop.connect_accepted_socket(
+            self._make,
+            connection,
+            ssl=self._tls(),
+            ssl_handshake_timeout=_HANDSHAKE_S,
+            ssl_shutdown_timeout=GOODBYE_S,
+        )
 
     def _arrived(self, task: "asyncio.Task[Any]") -> None:
         self._arriving.discard(task)
@@ -109,4 +142,5 @@ class Doors:
         self._show()
 
     def _show(self) -> None:
-        self._seat.show(len(self._links) + len(self._arriving))
+        if self._seat is not None:
+            self._seat.show(len(self._links) + len(self._arriving))

@@ -6,6 +6,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from serving.http2.caller import NOBODY, address_of, identity_of, speaks_http2
 from serving.http2.heads import OPENING
 from serving.http2.stream import Stream
 from vicinal.http2 import frames
@@ -52,6 +53,8 @@ class Link(asyncio.Protocol):
         """What a new call may send before the other end says more."""
         self.peer = ""
         """Its address, as gRPC writes it."""
+        self.identity = NOBODY
+        """What TLS says of it, as gRPC names it."""
         self.buffered_bytes = 0
         """What has come of messages that are not whole yet."""
         self.loop = asyncio.get_running_loop()
@@ -77,7 +80,10 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._open_links.add(self)
-        self.peer = _peer(transport)
+        self.peer, self.identity = address_of(transport), identity_of(transport)
+        if not speaks_http2(transport):
+            self.close(ErrorCode.INADEQUATE_SECURITY, "TLS without HTTP/2: the caller does not offer h2 (ALPN)")
+            return
         told: dict[int, int] = {
             Setting.MAX_CONCURRENT_STREAMS: self.limits.streams,
             Setting.INITIAL_WINDOW_SIZE: self.limits.stream_window,
@@ -287,11 +293,3 @@ def _opening(stream: Stream) -> bytes:
         return b""
     stream.opened = True
     return OPENING
-
-
-def _peer(transport: asyncio.BaseTransport) -> str:
-    address = transport.get_extra_info("peername")
-    if not isinstance(address, tuple):
-        return "unix:"
-    host, port = address[:2]
-    return f"ipv6:%5B{host}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"

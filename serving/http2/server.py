@@ -1,10 +1,11 @@
-"""The server: listens, finds handlers, and ends in order; stands where ``grpc.aio.server`` does for plain text."""
+"""The server: listens, finds handlers, and ends in order; stands where ``grpc.aio.server`` does."""
 
 import asyncio
 import errno
 import inspect
 import socket
-from collections.abc import Iterable, Sequence
+import ssl
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import grpc
 from serving.calls import AT_ONCE, OTHERWISE
 from serving.handover import Seat
 from serving.http2.connection import Connection
-from serving.http2.doors import Doors, OpenLinks
+from serving.http2.doors import GOODBYE_S, Doors, OpenLinks
 from serving.http2.link import Limits
 from serving.http2.turns import Turns
 from vicinal.http2.frames import ErrorCode
@@ -33,17 +34,24 @@ class _CallDetails:
 
 
 class Http2Server:
-    """Serves generic RPC handlers over HTTP/2 without TLS.
+    """Serves generic RPC handlers over HTTP/2.
 
     Args:
         limits: what one connection may take.
         reuse_port: share the port with other processes.
         seat: by which connections are handed on to other workers; None keeps them all.
         turns: where calls wait that take no task; None lets as many wait as the connections may have in progress.
+        tls: gives what the handshake of the next connection takes; None is plain text.
     """
 
     def __init__(
-        self, limits: Limits, *, reuse_port: bool, seat: Seat | None = None, turns: Turns | None = None
+        self,
+        limits: Limits,
+        *,
+        reuse_port: bool,
+        seat: Seat | None = None,
+        turns: Turns | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._limits = limits
         self._reuse_port = reuse_port
@@ -51,7 +59,7 @@ class Http2Server:
         self._known: dict[str, Any] = {}
         self._sockets: list[socket.socket] = []
         self._seat = seat
-        self._servers: list[asyncio.Server] = []
+        self._tls = tls
         self._doors: Doors | None = None
         self._links = OpenLinks()
         self._turns = Turns() if turns is None else turns
@@ -64,7 +72,7 @@ class Http2Server:
         """Adds the handlers of one service by the names of its methods."""
         self._known |= {f"/{service}/{name}": _prepared(handler) for name, handler in handlers.items()}
 
-    def add_insecure_port(self, address: str) -> int:
+    def add_port(self, address: str) -> int:
         """Opens a port.
 
         Args:
@@ -89,14 +97,9 @@ class Http2Server:
 
     async def start(self) -> None:
         """Begins to answer."""
-        if self._seat is not None:
-            self._doors = Doors(self._connection, self._seat, self._links)
-            for opened in self._sockets:
-                self._doors.open(opened)
-            return
-        loop = asyncio.get_running_loop()
+        self._doors = Doors(self._connection, self._links, seat=self._seat, tls=self._tls)
         for opened in self._sockets:
-            self._servers.append(await loop.create_server(self._connection, sock=opened, backlog=_BACKLOG))
+            self._doors.open(opened)
 
     def _connection(self) -> Connection:
         return Connection(self._find, self._limits, self._links, self._turns)
@@ -108,21 +111,19 @@ class Http2Server:
             grace: seconds that they have; None or 0 ends them at once.
         """
         if self._doors is not None:
-            self._doors.close()
-        for server in self._servers:
-            server.close()
+            await self._doors.close()
         links = list(self._links)
         for link in links:
             link.go_away()
-        deadline_s = asyncio.get_running_loop().time() + (grace or 0)
-        while any(link.streams for link in links) and asyncio.get_running_loop().time() < deadline_s:
-            await asyncio.sleep(0.005)
+        await _until(lambda: not any(link.streams for link in links), grace or 0)
         tasks = [stream.task for link in links for stream in link.streams.values() if stream.task is not None]
         for link in links:
             for stream in list(link.streams.values()):
                 stream.finish(grpc.StatusCode.UNAVAILABLE.value[0], "the server is shutting down; retry on another")
             link.close(ErrorCode.NO_ERROR, "the server is shutting down")
         await asyncio.gather(*tasks, return_exceptions=True)
+        # The last words are under way, and of TLS those of the other end.
+        await _until(lambda: not self._links, GOODBYE_S)
 
     def _find(self, method: str) -> Any:
         handler = self._known.get(method)
@@ -136,6 +137,14 @@ class Http2Server:
                 prepared = self._known[method] = _prepared(found)
                 return prepared
         return None
+
+
+async def _until(is_so: Callable[[], bool], seconds: float) -> None:
+    """Waits until something is so, at most so long."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + seconds
+    while not is_so() and loop.time() < deadline_s:
+        await asyncio.sleep(0.005)
 
 
 def _prepared(handler: Any) -> Any:

@@ -289,8 +289,8 @@ class Stream:
         return self.connection.peer
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Returns what is known of the caller by TLS: nothing."""
-        return {}
+        """Returns what TLS says of the caller; nothing on plain text."""
+        return self.connection.identity
 
 
 def _current_task() -> "asyncio.Task[Any] | None":

@@ -1,8 +1,10 @@
 """``vicinal serve`` as an operator runs it: a process, a ready file, signals, one clear line for what is wrong."""
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving.certificates import Certificates
 from tests.serving.conftest import add_snapshot, make_vectors
-from vicinal.client import Client
+from vicinal.client import AsyncClient, Client, Security
 from vicinal.store import Store
 
 pytestmark = pytest.mark.e2e
@@ -64,6 +67,33 @@ def test_serves_follows_the_alias_and_ends_on_sigterm(workspace: Path) -> None:
         assert client.search("item-00119").snapshot.generation == 2
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_two_workers_under_tls_answer_and_end_in_order(workspace: Path, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path / "certificates")
+    certificate, private_key = certificates.server
+    words = ["--processes", "2", "--set", f"tls.certificate={certificate}", "--set", f"tls.private_key={private_key}"]
+    security = Security(ca=certificates.ca)
+
+    async def ask(address: str) -> set[str]:
+        async with AsyncClient(address, security=security, connections=4) as client:
+            found = await asyncio.gather(*(client.search(f"item-{row:05d}") for row in range(100)))
+        return {one.snapshot.name for one in found}
+
+    with serving(workspace, *words) as (process, address), Client(address, security=security) as client:
+        assert asyncio.run(ask(address)) == {"snapshots/000001"}
+        Store(workspace).activate("2")
+        deadline = time.monotonic() + 10
+        while client.get_active_snapshot().name != "snapshots/000002" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert asyncio.run(ask(address)) == {"snapshots/000002"}
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port))):
+            # One that never agreed on TLS keeps nobody from ending.
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
 

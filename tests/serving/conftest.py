@@ -95,14 +95,14 @@ def add_image_snapshot(store: Store, *, count: int = 40, first: int = 0) -> str:
 @contextmanager
 def running(store: Store, config: ServeConfig, **options: Any) -> Iterator[tuple[Server, str]]:
     """Runs a server in a thread of its own; gives it and its address."""
-    credentials = options.pop("credentials", None)
+    tls = options.pop("tls", None)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start() -> tuple[Server, int]:
         server = Server(store, config, **options)
-        return server, await server.start(credentials=credentials)
+        return server, await server.start(tls=tls)
 
     try:
         server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(30)

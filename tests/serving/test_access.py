@@ -1,4 +1,4 @@
-"""Keys, roles, TLS and mutual TLS over real connections."""
+"""Keys and roles over real connections."""
 
 import json
 import time
@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import trustme
 from click.testing import CliRunner
 
 from serving.access import KeyFile, Role, role_needed
 from serving.commands import keys as keys_command
 from serving.config import load_config
-from serving.security import make_credentials, make_gatekeeper
+from serving.security import make_gatekeeper
 from serving.server import method_names
 from tests.serving.conftest import config, running
 from vicinal.client import Client, RetryPolicy, Security
@@ -22,7 +21,6 @@ from vicinal.errors import (
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
-    UnavailableError,
     VicinalError,
 )
 from vicinal.store import Store
@@ -157,82 +155,6 @@ def test_the_keys_command(tmp_path: Path) -> None:
     assert made.output.strip() not in listed
     runner.invoke(keys_command, ["--keys-file", path, "revoke", key_id])
     assert json.loads(Path(path).read_text())["keys"] == []
-
-
-class Certificates:
-    """An authority, a server's certificate and a client's, as PEM files."""
-
-    def __init__(self, directory: Path) -> None:
-        self.authority = trustme.CA()
-        self.ca = str(directory / "ca.pem")
-        self.authority.cert_pem.write_to_path(self.ca)
-        self.server = self.issue(directory / "server", "localhost", "127.0.0.1")
-        self.client = self.issue(directory / "client", "ann@example.org", common_name="ann")
-
-    def issue(self, stem: Path, *names: str, common_name: str | None = None) -> tuple[str, str]:
-        leaf = self.authority.issue_cert(*names, common_name=common_name)
-        certificate, private_key = f"{stem}.pem", f"{stem}.key"
-        with Path(certificate).open("wb") as stream:
-            stream.writelines(blob.bytes() for blob in leaf.cert_chain_pems)
-        leaf.private_key_pem.write_to_path(private_key)
-        return certificate, private_key
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path)
-
-
-def test_tls_is_checked_and_plain_text_refused(vector_store: Store, certificates: Certificates) -> None:
-    certificate, private_key = certificates.server
-    settings = config(f"tls.certificate={certificate}", f"tls.private_key={private_key}")
-    with running(vector_store, settings, credentials=make_credentials(settings.tls)) as (_, address):
-        with Client(address, security=Security(ca=certificates.ca)) as client:
-            assert len(client.search("item-00001")) == 10
-        for security in (Security(), Security(tls=True)):
-            with Client(address, security=security, retry=ONCE) as client, pytest.raises(UnavailableError):
-                client.search("item-00001", timeout_s=5)
-
-
-def test_mutual_tls_wants_a_certificate_and_gives_its_role(vector_store: Store, certificates: Certificates) -> None:
-    certificate, private_key = certificates.server
-    settings = config(
-        f"tls.certificate={certificate}", f"tls.private_key={private_key}", f"tls.client_ca={certificates.ca}"
-    )
-    gate = make_gatekeeper(settings)
-    mine, my_key = certificates.client
-    with running(vector_store, settings, credentials=make_credentials(settings.tls), gatekeeper=gate) as (_, address):
-        known = Security(ca=certificates.ca, certificate=mine, private_key=my_key)
-        with Client(address, security=known) as client:
-            assert len(client.search("item-00001")) == 10
-            with pytest.raises(PermissionDeniedError, match="certificate 'ann' has reader"):
-                client.activate_snapshot("snapshots/000001")
-        unknown = Security(ca=certificates.ca)
-        with Client(address, security=unknown, retry=ONCE) as client, pytest.raises(UnavailableError):
-            client.search("item-00001", timeout_s=5)
-
-
-def test_a_renewed_certificate_is_taken_without_a_restart(
-    vector_store: Store, certificates: Certificates, tmp_path: Path
-) -> None:
-    certificate, private_key = certificates.server
-    settings = config(f"tls.certificate={certificate}", f"tls.private_key={private_key}")
-    with running(vector_store, settings, credentials=make_credentials(settings.tls)) as (_, address):
-        with Client(address, security=Security(ca=certificates.ca)) as client:
-            client.search("item-00001")
-        other = Certificates(tmp_path)
-        with Client(address, security=Security(ca=other.ca)) as client:
-            assert len(client.search("item-00001")) == 10
-
-
-def test_files_that_are_no_certificates_are_refused(tmp_path: Path) -> None:
-    text = tmp_path / "text.pem"
-    text.write_text("hello", encoding="utf-8")
-    for words in ([f"tls.certificate={tmp_path / 'none'}"], [f"tls.certificate={text}"]):
-        settings = load_config(None, assignments=[*words, f"tls.private_key={text}"])
-        with pytest.raises(InvalidConfigError):
-            make_credentials(settings.tls)
-    assert make_credentials(load_config(None).tls) is None
 
 
 def test_off_loopback_wants_tls_and_keys(tmp_path: Path) -> None:

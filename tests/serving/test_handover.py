@@ -122,7 +122,7 @@ def test_without_a_free_file_connections_wait_and_are_taken_in_later(caplog: pyt
                 transport.close()
                 arrived.set()
 
-        doors = Doors(Greeted, handover.seat(0, lambda _: True), OpenLinks())
+        doors = Doors(Greeted, OpenLinks(), seat=handover.seat(0, lambda _: True), tls=None)
         listener = socket.create_server(("127.0.0.1", 0))
         listener.settimeout(0)
         with socket.create_connection(listener.getsockname()):
@@ -131,7 +131,7 @@ def test_without_a_free_file_connections_wait_and_are_taken_in_later(caplog: pyt
                 await asyncio.sleep(0.1)
             assert not arrived.is_set()
             await asyncio.wait_for(arrived.wait(), 10)
-        doors.close()
+        await doors.close()
         handover.close()
 
     asyncio.run(run())

@@ -126,7 +126,7 @@ def serving(
     async def start() -> tuple[Http2Server, int]:
         server = Http2Server(limits, reuse_port=False, turns=turns)
         server.add_generic_rpc_handlers((handlers(echo),))
-        port = server.add_insecure_port(address)
+        port = server.add_port(address)
         await server.start()
         return server, port
 

@@ -26,6 +26,7 @@ from vicinal.client.channel import (
     channel_options,
     credentials,
     is_plain_address,
+    own_context,
     to_error,
 )
 from vicinal.client.query import Options, QueryLike
@@ -48,7 +49,7 @@ class AsyncClient:
         timeout_s: seconds that a call may take, retries included, unless it says otherwise.
         security: TLS and API key; default plain text.
         retry: when a call is sent again.
-        connections: at most this many on plain text, one under TLS. One connection is one of the server's worker
+        connections: at most this many; one under TLS without ``ca``. One connection is one of the server's worker
             processes: with several, calls in progress together are answered by several, and one may see a new
             snapshot a moment before another. Calls one after the other take the first connection alone.
 
@@ -74,14 +75,16 @@ class AsyncClient:
         """Seconds that a call may take by default."""
         self._retry = retry or RetryPolicy()
         self._metadata = call_metadata(security)
-        secrets, options = credentials(security), channel_options(security)
+        secrets, tls, options = credentials(security), own_context(security), channel_options(security)
         self._channel = (
             grpc.aio.secure_channel(address, secrets, options=options)
             if secrets
             else grpc.aio.insecure_channel(address, options=options)
         )
         self._wire = (
-            WireChannel(address, connections=connections) if secrets is None and is_plain_address(address) else None
+            WireChannel(address, connections=connections, tls=tls, server_name=security.server_name)
+            if (secrets is None or tls is not None) and is_plain_address(address)
+            else None
         )
         self._methods: dict[str, Any] = {}
 

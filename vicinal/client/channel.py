@@ -2,6 +2,7 @@
 
 import os
 import random
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,29 @@ def credentials(security: Security) -> grpc.ChannelCredentials | None:
     )
 
 
+def own_context(security: Security) -> ssl.SSLContext | None:
+    """Returns what our own HTTP/2 needs for TLS with the authority that ``ca`` names; None where none is named.
+
+    Which authorities a machine has is for gRPC to say, so that both kinds of clients trust the same.
+
+    Raises:
+        InvalidArgumentError: a file is not what it should be.
+    """
+    if not security.ca:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(security.ca)
+        if security.certificate:
+            context.load_cert_chain(security.certificate, security.private_key, password=_no_password)
+    except OSError as error:
+        files = ", ".join(path for path in (security.ca, security.certificate, security.private_key) if path)
+        raise InvalidArgumentError(f"cannot take the certificates in {files}: {error}") from error
+    return context
+
+
 def call_metadata(security: Security) -> tuple[tuple[str, str], ...]:
     """Returns what is sent with every call."""
     return ((API_KEY_HEADER, f"Bearer {security.api_key}"),) if security.api_key else ()
@@ -124,6 +148,10 @@ def to_error(error: grpc.RpcError, address: str) -> VicinalError:
             f"no server answers at {address} ({details}); start one with: vicinal serve", metadata=found.metadata
         )
     return found
+
+
+def _no_password() -> str:
+    raise InvalidArgumentError("private_key is encrypted; give a key without a password")
 
 
 def _read(path: str) -> bytes | None:

@@ -11,6 +11,8 @@ from vicinal.http2.fields import decode_binary, decode_message, literal
 from vicinal.http2.frames import ErrorCode
 
 PREFIX_BYTES = 5
+PLAIN, SECURE = b"\x86", b"\x87"
+"""The schemes http and https: entries 6 and 7 of the fixed table of headers (RFC 7541, appendix A)."""
 CANCELLED, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE = 1, 4, 13, 14
 """Status codes of gRPC."""
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -66,7 +68,14 @@ def framed(raw: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=256)
-def request_head(address: str, method: str, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]) -> bytes:
+def request_head(
+    address: str,
+    method: str,
+    timeout_s: float | None,
+    metadata: tuple[tuple[str, str], ...],
+    *,
+    scheme: bytes = PLAIN,
+) -> bytes:
     """Returns the block of a request's headers.
 
     Args:
@@ -74,6 +83,7 @@ def request_head(address: str, method: str, timeout_s: float | None, metadata: t
         method: full name of the RPC.
         timeout_s: seconds until the deadline; None for none.
         metadata: pairs of name and value, such as the key.
+        scheme: ``PLAIN`` or ``SECURE``.
     """
     fields = {
         ":path": method,
@@ -84,8 +94,8 @@ def request_head(address: str, method: str, timeout_s: float | None, metadata: t
     }
     if timeout_s is not None:
         fields["grpc-timeout"] = f"{min(99_999_999, max(1, round(1000 * timeout_s)))}m"
-    # POST and http are the entries 3 and 6 of the fixed table.
-    head = b"\x83\x86" + b"".join(literal(name, value) for name, value in fields.items())
+    # POST is entry 3 of the fixed table.
+    head = b"\x83" + scheme + b"".join(literal(name, value) for name, value in fields.items())
     return head + b"".join(literal(name, value, secret=True) for name, value in metadata)
 
 

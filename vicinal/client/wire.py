@@ -1,19 +1,20 @@
-"""Calls and streams of the asyncio client over plain text, on our own HTTP/2; docs/adr/0007-own-http2.md says why.
+"""Calls and streams of the asyncio client on our own HTTP/2; docs/adr/0007-own-http2.md says why.
 
-What is called here raises what gRPC's client would: ``grpc.aio.AioRpcError``. TLS and addresses of other forms
-stay gRPC's.
+What is called here raises what gRPC's client would: ``grpc.aio.AioRpcError``. Addresses of other forms, and TLS with
+the authorities of the machine, stay gRPC's.
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from vicinal.client.exchange import LostCallError, call_error, framed, reply_of, request_head
+from vicinal.client.exchange import PLAIN, SECURE, LostCallError, call_error, framed, reply_of, request_head
 from vicinal.client.wire_link import WireLink
-from vicinal.client.wire_slot import WireSlot
+from vicinal.client.wire_slot import Place, WireSlot
 from vicinal.client.wire_stream import WireStream
 
 
@@ -23,18 +24,24 @@ class WireChannel:
     Args:
         address: ``HOST:PORT``.
         connections: at most; a call takes the one with the fewest calls in progress, the first of equals.
+        tls: what a handshake takes; None is plain text.
+        server_name: expected in the server's certificate; empty for the host.
     """
 
-    def __init__(self, address: str, *, connections: int = 1) -> None:
+    def __init__(
+        self, address: str, *, connections: int = 1, tls: ssl.SSLContext | None = None, server_name: str = ""
+    ) -> None:
         host, _, port = address.rpartition(":")
+        place = Place(host=host.strip("[]"), port=int(port), tls=tls, server_name=server_name)
         self._address = address
-        self._slots = [WireSlot(host.strip("[]"), int(port), address) for _ in range(connections)]
+        self._scheme = SECURE if tls else PLAIN
+        self._slots = [WireSlot(place, address) for _ in range(connections)]
 
     def unary_unary(self, method: str, *, request_serializer: Any, response_deserializer: Any) -> Any:
         """Returns what calls an RPC; the shape of ``grpc.aio.Channel.unary_unary``."""
 
         async def call(request: Any, *, timeout: float, metadata: tuple[tuple[str, str], ...]) -> Any:
-            head = request_head(self._address, method, timeout, metadata)
+            head = request_head(self._address, method, timeout, metadata, scheme=self._scheme)
             body = framed(request_serializer(request))
             slot = self._slot()
             try:
@@ -67,7 +74,7 @@ class WireChannel:
         def call(requests: AsyncIterator[Any], *, metadata: tuple[tuple[str, str], ...]) -> WireStream:
             return WireStream(
                 self._usable,
-                request_head(self._address, method, None, metadata),
+                request_head(self._address, method, None, metadata, scheme=self._scheme),
                 requests,
                 serialize=request_serializer,
                 deserialize=response_deserializer,
@@ -77,8 +84,7 @@ class WireChannel:
 
     async def close(self) -> None:
         """Closes the connections; calls in progress are cancelled."""
-        for slot in self._slots:
-            slot.close()
+        await asyncio.gather(*(slot.close() for slot in self._slots))
 
     async def _usable(self) -> WireLink:
         return await self._slot().usable()

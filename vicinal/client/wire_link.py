@@ -1,4 +1,4 @@
-"""One connection of the asyncio client over plain text."""
+"""One connection of the asyncio client."""
 
 import asyncio
 from collections import deque
@@ -20,6 +20,11 @@ class WireLink(Link, asyncio.Protocol):
         self._queue: deque[asyncio.Future[None]] = deque()
         self._heard_s = self.loop.time()
         self._keeper: asyncio.TimerHandle | None = None
+        self._lost = asyncio.Event()
+
+    async def ended(self) -> None:
+        """Waits until a connection that was closed is: under TLS both ends say so first."""
+        await self._lost.wait()
 
     async def room(self) -> None:
         """Waits until the server may take one call more, or the connection is over."""
@@ -34,6 +39,7 @@ class WireLink(Link, asyncio.Protocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(UNAVAILABLE, f"the connection was lost{f': {exc}' if exc else ''}")
+        self._lost.set()
 
     @override
     def data_received(self, data: bytes) -> None:

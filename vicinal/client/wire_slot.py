@@ -1,22 +1,39 @@
 """The place of one connection of the asyncio client: opens it when it is wanted, and again after it was lost."""
 
 import asyncio
+import ssl
+from dataclasses import dataclass
 
 from vicinal.client.exchange import CANCELLED, UNAVAILABLE, LostCallError
 from vicinal.client.wire_link import WireLink
+
+_GOODBYE_S = 2.0
+"""How long a server may take to hear that a connection ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a server is, and how it is known to be the right one."""
+
+    host: str
+    """Without brackets."""
+    port: int
+    tls: ssl.SSLContext | None
+    """What a handshake takes; None is plain text."""
+    server_name: str
+    """Expected in its certificate; empty for the host."""
 
 
 class WireSlot:
     """Holds one connection at a time.
 
     Args:
-        host: of the server, without brackets.
-        port: of the server.
-        address: both, for messages.
+        place: where it leads.
+        address: the same in a word, for messages.
     """
 
-    def __init__(self, host: str, port: int, address: str) -> None:
-        self._host, self._port, self._address = host, port, address
+    def __init__(self, place: Place, address: str) -> None:
+        self._place, self._address = place, address
         self._link: WireLink | None = None
         self._opening: asyncio.Task[WireLink] | None = None
         self._closed = False
@@ -54,13 +71,14 @@ class WireSlot:
             self.waiting -= 1
         return link
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the connection and its calls, for good."""
         self._closed = True
         if self._opening is not None:
             self._opening.cancel()
         if self._link is not None:
             self._link.close()
+            await self._link.ended()
 
     async def _connected(self) -> WireLink:
         if self._closed:
@@ -72,11 +90,23 @@ class WireSlot:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> WireLink:
-        loop = asyncio.get_running_loop()
+        loop, place = asyncio.get_running_loop(), self._place
+        name = (place.server_name or place.host) if place.tls else None
         try:
-            _, link = await loop.create_connection(WireLink, self._host, self._port)
+            transport, link = await loop.create_connection(
+                WireLink,
+                place.host,
+                place.port,
+                ssl=place.tls,
+                server_hostname=name,
+                ssl_shutdown_timeout=_GOODBYE_S if place.tls else None,
+            )
         except OSError as error:
             raise LostCallError(UNAVAILABLE, f"failed to connect to {self._address}: {error}") from error
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None and secured.selected_alpn_protocol() != "h2":
+            link.close()
+            raise LostCallError(UNAVAILABLE, f"{self._address} speaks TLS, but not HTTP/2")
         self._link = link
         return link
 

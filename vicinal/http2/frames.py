@@ -46,6 +46,7 @@ class ErrorCode(enum.IntEnum):
     CANCEL = 8
     COMPRESSION_ERROR = 9
     ENHANCE_YOUR_CALM = 11
+    INADEQUATE_SECURITY = 12
 
 
 class Setting(enum.IntEnum):

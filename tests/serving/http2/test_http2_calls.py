@@ -99,4 +99,4 @@ def test_sockets_in_the_file_system_and_ports_that_are_taken(tmp_path: Any) -> N
     with serving(address="localhost:0") as (_, port, _), dial(f"127.0.0.1:{port}") as channel:
         assert channel.unary_unary(PATH + "Say")(b"quick", timeout=5) == b"quick"
     with serving() as (_, port, _), pytest.raises(RuntimeError, match="cannot listen"):
-        Http2Server(LIMITS, reuse_port=False).add_insecure_port(f"127.0.0.1:{port}")
+        Http2Server(LIMITS, reuse_port=False).add_port(f"127.0.0.1:{port}")
