@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.frame import ROOT, Frame
-from benchmarks.imagenet_weights import convert
+from benchmarks.imagenet_weights import LITE, convert
 from trainer.config import BudgetConfig, PretrainConfig
 from trainer.evaluate import EvaluationConfig, evaluate, read_splits
 from trainer.export import adopt
 from trainer.pretrain import pretrain
 from vicinal.encoder import Encoder
 from vicinal.store import Store
-
-LITE = "efficientnet-lite0"
 
 
 def _arguments(parser: ArgumentParser) -> None:

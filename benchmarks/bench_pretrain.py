@@ -3,6 +3,7 @@
 python -m benchmarks.bench_pretrain                       10 minutes a run, 3 seeds: over an hour
 python -m benchmarks.bench_pretrain --minutes 2 --seeds 1
 python -m benchmarks.bench_pretrain --fashion FOLDER      Fashion-MNIST, from its IDX files
+python -m benchmarks.bench_pretrain --methods all         every method; the teacher of distillation has ImageNet weights
 python -m benchmarks.bench_pretrain --quick               seconds; proves the script
 
 CIFAR-10 as JPEG files. Nothing is tuned here; the test images are scored once a run. The peer sees every image in
@@ -24,8 +25,10 @@ from rich.console import Console
 
 from benchmarks import pretrain_lightly
 from benchmarks.frame import ROOT, Frame
+from benchmarks.imagenet_weights import LITE, convert
 from trainer.allocator import keep_memory
 from trainer.config import BudgetConfig, PretrainConfig
+from trainer.export import adopt
 from trainer.knn import knn_accuracy
 from trainer.pretrain import pretrain
 from trainer.probes import centroid_predict, linear_predict
@@ -52,6 +55,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--encoder", default="resnet18-w24", help="the encoder of both sides")
     parser.add_argument("--own-encoder", default="", help="another encoder, measured for ours besides")
     parser.add_argument("--methods", default="simclr", help="methods of ours, with commas; 'all' for every one")
+    parser.add_argument("--teacher-side", type=int, default=96, help="side of the images that the teacher sees")
     parser.add_argument("--no-peer", action="store_true", help="leave lightly out")
 
 
@@ -119,19 +123,27 @@ def ours(frame: Frame, folder: Path, data: str, *, method: str, encoder: str, se
     budget = BudgetConfig(
         minutes=minutes if frame.quick else minutes - min(READOUT_SHARE * minutes + READOUT_S / 60, minutes / 2)
     )
-    config = PretrainConfig(budget=budget, method=method, encoder=encoder, seed=seed)
+    options = (
+        {"teacher": str(_teacher(store, folder, frame.arguments.teacher_side))} if method == "distillation" else {}
+    )
+    config = PretrainConfig(budget=budget, method=method, encoder=encoder, seed=seed, method_options=options)
     result = pretrain(store, data, config)
     frame.config.setdefault("runs", []).append({"run": result.run, "seconds": result.seconds, **result.state})
     return Encoder.load(store.path("encoders", result.encoder)), float(result.state["views_per_second"])
+
+
+def _teacher(store: Store, folder: Path, side: int) -> Path:
+    """Returns the directory of an encoder with ImageNet weights."""
+    weights = folder / "teacher.safetensors"
+    convert(weights)
+    return store.path("encoders", adopt(store, str(weights), encoder=LITE, image_size=side))
 
 
 def _methods(text: str) -> list[str]:
     from trainer.method import FAMILY
     from vicinal import plugins
 
-    if text != "all":
-        return text.split(",")
-    return [name for name in plugins.names(FAMILY) if name != "distillation"]
+    return list(plugins.names(FAMILY)) if text == "all" else text.split(",")
 
 
 def measure(frame: Frame, folder: Path, images: Path) -> dict[str, list[dict[str, float]]]:

@@ -7,26 +7,21 @@ python -m benchmarks.bench_serve --quick                  a few thousand made ve
 Every server gets the same vectors and is asked other queries one after the other, at the least effort with
 which it reaches each recall; all are asked in turn in one run. Recall@10 is measured on what came back over
 the wire. ENV is made with ``pip install -r benchmarks/serve_peers.txt``. The native client, see
-``serve_native.py``, asks our server, Redis and pgvector. What a machine lacks is left out, and the result says why.
+``serve_native.py``, asks our server, Redis and pgvector: as fast as they answer, and ("paced") all at three quarters of
+the rate that the slowest of them reached just before. What a machine lacks is left out, and the result says why.
 """
 
-import argparse
 import gc
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,15 +29,11 @@ from benchmarks import serve_native, serve_peers
 from benchmarks.frame import ROOT, Frame
 from benchmarks.index_data import FASHION, Data, fashion_mnist, mixture, put
 from benchmarks.serve_memory import measure, server
+from benchmarks.serve_rounds import MODES, Bench, K, run_round
 from benchmarks.serve_servers import Running, peer
 from index.build import BuildConfig, build
 from index.snapshot import Snapshot
 from vicinal.store import Store
-
-K = 10
-MODES = ["unary", "threads", "shared", "stream", "batch", "pipeline", "native"]
-SHARED = 8
-"""Connections of the one client of ours that callers share, beside callers with a client each."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -64,70 +55,6 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--callers", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--peers", nargs="*", default=[], choices=serve_peers.NAMES)
     parser.add_argument("--peer-python", default=sys.executable, help="Python that has the peers' packages")
-
-
-@dataclass(slots=True)
-class Bench:
-    """What is measured with what."""
-
-    frame: Frame
-    place: Path
-    servers: dict[str, Running]
-    truth: list[set[str]]
-    program: Path | None
-    """The native client."""
-    operator: str
-    """Of pgvector, for the metric."""
-    results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    @property
-    def arguments(self) -> argparse.Namespace:
-        """The command line."""
-        return self.frame.arguments
-
-    @property
-    def queries(self) -> Path:
-        """File of the queries."""
-        return self.place / "queries.npy"
-
-    def python(self, name: str) -> str:
-        """Returns the Python that has the client of a server."""
-        return sys.executable if name == "vicinal" else str(self.arguments.peer_python)
-
-    def load(self, name: str, more: tuple[str, ...], *, callers: int, effort: int) -> dict[str, Any]:
-        """Runs Python callers, with more arguments of ``serve_load``."""
-        running = self.servers[name]
-        words = [self.python(name), "-m", "benchmarks.serve_load", "--peer", name, "--address", running.address]
-        words += ["--queries", str(self.queries), "--callers", str(callers), *more]
-        words += ["--seconds", str(self.arguments.seconds), "--effort", str(effort), "--neighbors", str(K)]
-        # The peers' callers may run as nobody, like their server.
-        with tempfile.TemporaryDirectory(dir=self.place) as folder:
-            Path(folder).chmod(0o777)
-            output = Path(folder, "result.json")
-            words += ["--output", str(output)]
-            subprocess.run([*running.prefix, *words], cwd=ROOT, check=True, capture_output=True, text=True)
-            result: dict[str, Any] = json.loads(output.read_text())
-        return result
-
-    def native(self, name: str, *, callers: int, effort: int) -> dict[str, Any]:
-        """Runs native callers."""
-        assert self.program is not None
-        records = self.place / f"{name}-{effort}.requests"
-        if not records.exists():
-            x_QD = np.load(self.queries)
-            records.write_bytes(serve_native.requests(name, x_QD, neighbors=K, effort=effort, operator=self.operator))
-        seconds = self.arguments.seconds
-        return serve_native.load(self.program, name, self.servers[name], records, callers=callers, seconds=seconds)
-
-    def recall(self, result: dict[str, Any]) -> float:
-        """Returns recall@10 of what came back."""
-        hits = [len(self.truth[int(place)] & {_row(name) for name in ids}) for place, ids in result["found"].items()]
-        return float(np.mean(hits)) / K if hits else 0.0
-
-
-def _row(name: str) -> str:
-    # Ours are item-000017 or alike, the peers' are 17.
-    return str(int(re.sub(r"\D", "", name) or -1))
 
 
 def _own_effort(snapshot: Snapshot, x_QD: np.ndarray, truth: list[set[str]], recall: float) -> int:
@@ -156,50 +83,13 @@ def _efforts(bench: Bench, own: dict[float, int], recall: float) -> dict[str, in
     return found
 
 
-def _modes(name: str, callers: int, *, last: bool) -> dict[str, tuple[str, ...]]:
-    """Returns the ways in which Python callers ask a server: arguments of ``serve_load``."""
-    modes: dict[str, tuple[str, ...]] = {"unary": ("--mode", "unary")}
-    if name == "vicinal":
-        modes["threads"] = ("--mode", "unary", "--threads")
-        if callers > SHARED:
-            modes["shared"] = ("--mode", "unary", "--connections", str(SHARED))
-        if last:
-            modes |= {"stream": ("--mode", "stream"), "batch": ("--mode", "batch")}
-    if name == "redis" and last:
-        modes["pipeline"] = ("--mode", "pipeline")
-    return modes
-
-
-def _round(bench: Bench, efforts: dict[str, int], callers: int, *, last: bool) -> None:
-    for name in bench.servers:
-        runs: dict[str, Callable[[], dict[str, Any]]] = {
-            mode: partial(bench.load, name, words, callers=callers, effort=efforts[name])
-            for mode, words in _modes(name, callers, last=last).items()
-        }
-        if bench.program is not None and name in serve_native.SPEAKS:
-            runs["native"] = partial(bench.native, name, callers=callers, effort=efforts[name])
-        for mode in (mode for mode in runs if mode in bench.arguments.modes):
-            _run(bench, name, mode, runs[mode], callers)
-
-
-def _run(bench: Bench, name: str, mode: str, run: Callable[[], dict[str, Any]], callers: int) -> None:
-    try:
-        result = run()
-    except subprocess.CalledProcessError as error:
-        if name == "vicinal":
-            raise
-        bench.frame.peers[f"{name} {mode}, {callers} callers"] = f"failed: {error.stderr.strip()[-200:]}"
-    else:
-        bench.results.setdefault(f"{name} {mode}", []).append(result)
-
-
 def _measure(bench: Bench, own: dict[float, int]) -> None:
     for recall in bench.arguments.recalls:
         efforts = _efforts(bench, own, recall)
         for callers in bench.arguments.callers:
             bench.results = {}
             for _ in range(bench.arguments.rounds):
-                _round(bench, efforts, callers, last=recall == bench.arguments.recalls[-1])
+                run_round(bench, efforts, callers, last=recall == bench.arguments.recalls[-1])
             for name, runs in bench.results.items():
                 best = sorted(runs, key=lambda run: run["queries_per_second"])[len(runs) // 2]
                 p50_ms, p99_ms = (statistics.median(run[key] for run in runs) for key in ("p50_ms", "p99_ms"))

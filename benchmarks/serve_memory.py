@@ -38,7 +38,7 @@ def pss_mib(pid: int) -> float:
 @contextmanager
 def server(root: Path, processes: int, *settings: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """Runs our server with settings such as ``limits.max_k=100``; gives its process and its address."""
-    ready = root / "work" / f"ready-{processes}.json"
+    ready = root / "work" / f"ready-{time.monotonic_ns()}.json"
     words = [sys.executable, "-m", "vicinal", "serve", "-w", str(root), "--port", "0", "--ready-file", str(ready)]
     words += ["--processes", str(processes)]
     words += [word for setting in ("observe.log_level=error", *settings) for word in ("--set", setting)]

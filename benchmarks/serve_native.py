@@ -7,6 +7,7 @@ has a connection and asks other vectors one after the other, as the callers of `
 import json
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,19 @@ def found(peer: str, raw: bytes) -> list[str]:
     return ids
 
 
-def load(program: Path, peer: str, running: Running, records: Path, *, callers: int, seconds: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How a server is asked."""
+
+    callers: int
+    """Connections."""
+    seconds: float
+    """For so long."""
+    rate: float
+    """Queries a second of all callers together; 0: each asks again when it has its reply."""
+
+
+def ask(program: Path, peer: str, running: Running, records: Path, load: Load) -> dict[str, Any]:
     """Asks a server; returns what ``serve_load.py`` returns.
 
     Raises:
@@ -101,9 +114,8 @@ def load(program: Path, peer: str, running: Running, records: Path, *, callers: 
     path = {"vicinal": "/vicinal.v1.SearchService/Search", "pgvector": PG}.get(peer, "-")
     replies = records.with_suffix(".replies")
     words = [*running.prefix, str(program), SPEAKS[peer], running.address, path, str(records)]
-    done = subprocess.run(
-        [*words, str(callers), str(seconds), str(replies)], capture_output=True, text=True, check=False
-    )
+    words += [str(load.callers), str(load.seconds), str(load.rate), str(replies)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(done.stderr.strip())
     result: dict[str, Any] = json.loads(done.stdout)

@@ -1,11 +1,13 @@
 // Callers of a server that cost it as little of the machine as can be: one thread, one connection a caller, every
 // caller one query after the other, each from its own place in a file of prepared requests.
 //
-//   serve_load MODE ADDRESS:PORT PATH REQUESTS CALLERS SECONDS REPLIES
+//   serve_load MODE ADDRESS:PORT PATH REQUESTS CALLERS SECONDS RATE REPLIES
 //
 // MODE is grpc (HTTP/2 by nghttp2, PATH is the RPC), redis or postgres (the request as it stands, PATH is "-", for
 // postgres USER/DATABASE). REQUESTS and REPLIES are records: number (4 bytes), length (4 bytes), content; little-endian;
 // what has the number 2^32 - 1 is sent once on every connection.
+// RATE is how many queries a second all callers together ask, evenly; what waits because the reply before was late counts
+// from when it was due. 0: every caller asks again when it has its reply.
 // REPLIES receives the first reply to each request that was asked; one JSON object goes to standard output.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -225,7 +227,7 @@ static void ask(Connection& connection, const std::string& request) {
 }
 
 int main(int count, char** words) try {
-  if (count != 8) throw std::runtime_error("wanted MODE ADDRESS:PORT PATH REQUESTS CALLERS SECONDS REPLIES");
+  if (count != 9) throw std::runtime_error("wanted MODE ADDRESS:PORT PATH REQUESTS CALLERS SECONDS RATE REPLIES");
   std::vector<std::string> preamble;
   auto requests = read_requests(words[4], preamble);
   int callers = std::stoi(words[5]);
@@ -237,32 +239,50 @@ int main(int count, char** words) try {
     for (auto& first : preamble) ask(*connections[n], first);
     ask(*connections[n], requests[n % requests.size()]);
   }
+  auto after = [](double seconds) { return std::chrono::nanoseconds(long(1e9 * seconds)); };
+  double rate = std::stod(words[7]);
+  auto pace = after(rate > 0 ? callers / rate : 0);
   std::vector<double> milliseconds;
   std::map<uint32_t, std::string> found;
-  std::vector<Clock::time_point> asked(callers);
+  std::vector<Clock::time_point> due(callers);  // when the query that is under way, or the next, should be asked
+  std::vector<bool> rests(callers, true);
   std::vector<size_t> places(callers);
   size_t failures = 0;
-  auto start = Clock::now(), end = start + std::chrono::microseconds(long(1e6 * std::stod(words[6])));
+  auto start = Clock::now(), end = start + after(std::stod(words[6])), now = start;
   for (int n = 0; n < callers; n++) {
     places[n] = n * requests.size() / callers;
-    asked[n] = Clock::now();
-    connections[n]->send(requests[places[n]]);
+    due[n] = start + pace * n / callers;
   }
-  auto now = start;
+  auto ask_if_due = [&](int n) {
+    rests[n] = due[n] > now;
+    if (!rests[n]) connections[n]->send(requests[places[n]]);
+  };
   for (int busy = callers; busy;) {
-    if (poll(polls.data(), polls.size(), 10000) <= 0) throw std::runtime_error("no answer for 10 s");
+    auto wake = now + std::chrono::seconds(10);
+    bool anyone_rests = false;
     for (int n = 0; n < callers; n++) {
-      if (!(polls[n].revents & (POLLIN | POLLHUP)) || !connections[n]->receive()) continue;
+      if (polls[n].fd < 0 || !rests[n]) continue;
+      ask_if_due(n);
+      if (rests[n]) anyone_rests = true, wake = std::min(wake, due[n]);
+    }
+    long wait = std::max(0L, long(std::chrono::nanoseconds(wake - Clock::now()).count()));
+    timespec timeout{wait / 1000000000, wait % 1000000000};
+    int ready = ppoll(polls.data(), polls.size(), &timeout, nullptr);
+    now = Clock::now();
+    if (ready < 0 || (!ready && !anyone_rests)) throw std::runtime_error("no answer for 10 s");
+    for (int n = 0; ready && n < callers; n++) {
+      // What comes while a caller rests is no reply.
+      if (!(polls[n].revents & (POLLIN | POLLHUP)) || !connections[n]->receive() || rests[n]) continue;
       now = Clock::now();
-      milliseconds.push_back(std::chrono::duration<double, std::milli>(now - asked[n]).count());
+      milliseconds.push_back(std::chrono::duration<double, std::milli>(now - due[n]).count());
       if (connections[n]->failed)
         failures++;
       else
         found.try_emplace(places[n], connections[n]->reply);
       places[n] = (places[n] + 1) % requests.size();
-      asked[n] = now;
-      if (now < end) {
-        connections[n]->send(requests[places[n]]);
+      due[n] = rate > 0 ? due[n] + pace : now;
+      if (due[n] < end) {
+        ask_if_due(n);
       } else {
         polls[n].fd = -1;
         busy--;
@@ -270,7 +290,7 @@ int main(int count, char** words) try {
     }
   }
   double seconds = std::chrono::duration<double>(now - start).count();
-  std::ofstream file(words[7], std::ios::binary);
+  std::ofstream file(words[8], std::ios::binary);
   for (auto& [place, reply] : found) {
     uint32_t head[] = {place, uint32_t(reply.size())};
     file.write(reinterpret_cast<char*>(head), 8) << reply;
