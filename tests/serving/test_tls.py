@@ -3,6 +3,9 @@
 import asyncio
 import socket
 import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from tests.serving.conftest import config, make_vectors, running
 from vicinal.client import AsyncClient, Client, RetryPolicy, Security
 from vicinal.client.channel import own_context
 from vicinal.errors import (
+    DeadlineExceededError,
     InvalidArgumentError,
     InvalidConfigError,
     PermissionDeniedError,
@@ -166,6 +170,45 @@ def test_large_messages_and_streams_go_through_tls(vector_store: Store, certific
         x_QD = np.tile(make_vectors(300), (20, 1))
         with Client(address, security=Security(ca=certificates.ca)) as client:
             assert len(client.batch_search(x_QD, neighbor_count=50)) == len(x_QD)
+            assert len(list(client.stream_search(["item-00001"] * 100))) == 100
+            names = [f"item-{row:05d}" for row in range(200)]
+            with ThreadPoolExecutor(8) as pool:
+                found = list(pool.map(client.search, names))
+            assert [one.item_ids for one in found] == [client.search(name).item_ids for name in names]
+
+
+def test_a_blocking_client_bears_a_server_that_breaks_off_or_says_nothing(certificates: Certificates) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        start_s = time.monotonic()
+        with pytest.raises(DeadlineExceededError):
+            ask(address, Security(ca=certificates.ca), "blocking", timeout_s=0.3)
+        assert time.monotonic() - start_s < 5
+
+        def break_off() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(break_off)
+            with pytest.raises(UnavailableError):
+                ask(address, Security(ca=certificates.ca), "blocking")
+
+
+@CLIENTS
+def test_a_server_that_speaks_tls_but_no_http2_is_named(certificates: Certificates, kind: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificates.server)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with context.wrap_socket(listener.accept()[0], server_side=True) as one, suppress(OSError):
+                one.recv(1000)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(answer)
+            with pytest.raises(UnavailableError, match="speaks TLS, but not HTTP/2"):
+                ask(f"127.0.0.1:{listener.getsockname()[1]}", Security(ca=certificates.ca), kind)
 
 
 def test_files_that_are_no_certificates_are_refused(tmp_path: Path, certificates: Certificates) -> None:

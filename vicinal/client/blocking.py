@@ -1,4 +1,4 @@
-"""Unary calls of the blocking client over plain text, on our own HTTP/2: one connection for each call in progress.
+"""Unary calls of the blocking client on our own HTTP/2: one connection for each call in progress.
 
 A thread that waits for its own reply on its own connection needs no other thread, no lock and no event loop.
 What is called here raises what gRPC's client would.
@@ -6,12 +6,13 @@ What is called here raises what gRPC's client would.
 
 import os
 import socket
+import ssl
 import struct
 import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import override
 
@@ -26,9 +27,12 @@ from vicinal.client.exchange import (
     request_head,
 )
 from vicinal.client.link import KEEPALIVE_S, KEEPALIVE_WAIT_S, PING, Link
+from vicinal.client.place import Place
+from vicinal.client.secured import SecuredSocket
 
 IS_SUPPORTED = hasattr(socket, "MSG_DONTWAIT") and hasattr(os, "register_at_fork")
 """Whether this system has what is used here."""
+Carrier: TypeAlias = socket.socket | SecuredSocket
 _MOST_IDLE = 64
 _READ_BYTES = 1 << 16
 _SOON_S = 0.001
@@ -41,12 +45,12 @@ class BlockingChannel:
 
     Args:
         address: ``HOST:PORT``.
+        tls: what a handshake takes; None is plain text.
+        server_name: expected in the server's certificate; empty for the host.
     """
 
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._address = address
-        self._place = (host.strip("[]"), int(port))
+    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, server_name: str = "") -> None:
+        self._place = Place.of(address, tls, server_name)
         self._idle: deque[BlockingLink] = deque()
         self._busy: set[BlockingLink] = set()
         self._closed = False
@@ -56,7 +60,7 @@ class BlockingChannel:
         """Returns what calls an RPC; the shape of ``grpc.Channel.unary_unary``."""
 
         def call(request: Any, *, timeout: float, metadata: tuple[tuple[str, str], ...]) -> Any:
-            head = request_head(self._address, method, timeout, metadata)
+            head = request_head(self._place.address, method, timeout, metadata, scheme=self._place.scheme)
             body = framed(request_serializer(request))
             try:
                 exchange = self._exchange(head, body, time.monotonic() + timeout)
@@ -119,13 +123,18 @@ class BlockingChannel:
                 return link
             link.close()
         self._check_open()
-        left_s = max(_SOON_S, deadline_s - time.monotonic())
+        place, left_s = self._place, max(_SOON_S, deadline_s - time.monotonic())
         try:
-            return BlockingLink(socket.create_connection(self._place, timeout=left_s))
+            one = socket.create_connection((place.host, place.port), timeout=left_s)
+            try:
+                return BlockingLink(one, SecuredSocket(one, place, deadline_s) if place.tls else one)
+            except BaseException:
+                one.close()
+                raise
         except TimeoutError as error:
             raise LostCallError(DEADLINE_EXCEEDED, "Deadline Exceeded") from error
         except OSError as error:
-            raise LostCallError(UNAVAILABLE, f"failed to connect to {self._address}: {error}") from error
+            raise LostCallError(UNAVAILABLE, f"failed to connect to {place.address}: {error}") from error
 
 
 class _Outcome:
@@ -151,8 +160,8 @@ class _Outcome:
 class _Plug:
     """A socket as a connection writes to it."""
 
-    def __init__(self, one: socket.socket) -> None:
-        self.write = one.sendall
+    def __init__(self, one: socket.socket, carrier: Carrier) -> None:
+        self.write = carrier.sendall
         self.socket = one
 
     def is_closing(self) -> bool:
@@ -167,16 +176,18 @@ class BlockingLink(Link):
 
     Args:
         one: the connected socket.
+        carrier: sends and receives on it: itself, or with TLS.
     """
 
-    def __init__(self, one: socket.socket) -> None:
+    def __init__(self, one: socket.socket, carrier: Carrier) -> None:
         super().__init__(_Outcome)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = one
+        self._carrier = carrier
         one.settimeout(None)
         self._wait_s = -1.0
         self._heard_s = time.monotonic()
-        self.greet(_Plug(one))
+        self.greet(_Plug(one, carrier))
 
     def is_fresh(self) -> bool:
         """Hears what the server has said since the last call; returns whether it takes another."""
@@ -184,7 +195,7 @@ class BlockingLink(Link):
             return True
         try:
             while self.usable:
-                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+                data = self._carrier.recv(_READ_BYTES, socket.MSG_DONTWAIT)
                 if not data:
                     return False
                 self.receive(data)
@@ -238,7 +249,7 @@ class BlockingLink(Link):
             return
         self._wait(min(left_s, KEEPALIVE_S))
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._carrier.recv(_READ_BYTES)
         except BlockingIOError:
             if left_s > KEEPALIVE_S:
                 self._ask(deadline_s)
@@ -251,7 +262,7 @@ class BlockingLink(Link):
 
     def _ask(self, deadline_s: float) -> None:
         """Asks a silent server whether it is there, and waits for any word of it."""
-        self._socket.sendall(PING)
+        self._carrier.sendall(PING)
         left_s = deadline_s - time.monotonic()
         self._wait(min(left_s, KEEPALIVE_WAIT_S))
         try:

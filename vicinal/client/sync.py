@@ -26,6 +26,7 @@ from vicinal.client.channel import (
     channel_options,
     credentials,
     is_plain_address,
+    own_context,
     to_error,
 )
 from vicinal.client.query import Options, QueryLike
@@ -41,9 +42,9 @@ T = TypeVar("T")
 class Client:
     """Connections to a server; safe to use from several threads.
 
-    On plain text every call in progress has a connection of its own, which the next call takes: calls one after the
+    Every call in progress has a connection of its own, which the next call takes: calls one after the
     other stay on one, threads have one each. One connection is one of the server's worker processes, and two may
-    see a new snapshot a moment apart. Under TLS all calls share one connection.
+    see a new snapshot a moment apart. Under TLS without ``ca`` all calls share one connection.
 
     Args:
         address: ``host:port``.
@@ -72,14 +73,14 @@ class Client:
         """Seconds that a call may take by default."""
         self._retry = retry or RetryPolicy()
         self._metadata = call_metadata(security)
-        secrets, options = credentials(security), channel_options(security)
+        secrets, tls, options = credentials(security), own_context(security), channel_options(security)
         self._channel = (
             grpc.secure_channel(address, secrets, options=options)
             if secrets
             else grpc.insecure_channel(address, options=options)
         )
-        is_plain = secrets is None and IS_SUPPORTED and is_plain_address(address)
-        self._wire = BlockingChannel(address) if is_plain else None
+        is_ours = (secrets is None or tls is not None) and IS_SUPPORTED and is_plain_address(address)
+        self._wire = BlockingChannel(address, tls=tls, server_name=security.server_name) if is_ours else None
         self._methods: dict[str, Any] = {}
 
     search = sync_method(search_calls.search)

@@ -12,9 +12,10 @@ from typing import Any
 
 import grpc
 
-from vicinal.client.exchange import PLAIN, SECURE, LostCallError, call_error, framed, reply_of, request_head
+from vicinal.client.exchange import LostCallError, call_error, framed, reply_of, request_head
+from vicinal.client.place import Place
 from vicinal.client.wire_link import WireLink
-from vicinal.client.wire_slot import Place, WireSlot
+from vicinal.client.wire_slot import WireSlot
 from vicinal.client.wire_stream import WireStream
 
 
@@ -31,17 +32,14 @@ class WireChannel:
     def __init__(
         self, address: str, *, connections: int = 1, tls: ssl.SSLContext | None = None, server_name: str = ""
     ) -> None:
-        host, _, port = address.rpartition(":")
-        place = Place(host=host.strip("[]"), port=int(port), tls=tls, server_name=server_name)
-        self._address = address
-        self._scheme = SECURE if tls else PLAIN
-        self._slots = [WireSlot(place, address) for _ in range(connections)]
+        self._place = Place.of(address, tls, server_name)
+        self._slots = [WireSlot(self._place) for _ in range(connections)]
 
     def unary_unary(self, method: str, *, request_serializer: Any, response_deserializer: Any) -> Any:
         """Returns what calls an RPC; the shape of ``grpc.aio.Channel.unary_unary``."""
 
         async def call(request: Any, *, timeout: float, metadata: tuple[tuple[str, str], ...]) -> Any:
-            head = request_head(self._address, method, timeout, metadata, scheme=self._scheme)
+            head = request_head(self._place.address, method, timeout, metadata, scheme=self._place.scheme)
             body = framed(request_serializer(request))
             slot = self._slot()
             try:
@@ -74,7 +72,7 @@ class WireChannel:
         def call(requests: AsyncIterator[Any], *, metadata: tuple[tuple[str, str], ...]) -> WireStream:
             return WireStream(
                 self._usable,
-                request_head(self._address, method, None, metadata, scheme=self._scheme),
+                request_head(self._place.address, method, None, metadata, scheme=self._place.scheme),
                 requests,
                 serialize=request_serializer,
                 deserialize=response_deserializer,

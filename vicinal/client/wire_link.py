@@ -22,6 +22,11 @@ class WireLink(Link, asyncio.Protocol):
         self._keeper: asyncio.TimerHandle | None = None
         self._lost = asyncio.Event()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing is left of the connection."""
+        return self._lost.is_set()
+
     async def ended(self) -> None:
         """Waits until a connection that was closed is: under TLS both ends say so first."""
         await self._lost.wait()

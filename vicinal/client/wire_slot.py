@@ -1,27 +1,13 @@
 """The place of one connection of the asyncio client: opens it when it is wanted, and again after it was lost."""
 
 import asyncio
-import ssl
-from dataclasses import dataclass
 
 from vicinal.client.exchange import CANCELLED, UNAVAILABLE, LostCallError
+from vicinal.client.place import Place
 from vicinal.client.wire_link import WireLink
 
 _GOODBYE_S = 2.0
 """How long a server may take to hear that a connection ends."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a server is, and how it is known to be the right one."""
-
-    host: str
-    """Without brackets."""
-    port: int
-    tls: ssl.SSLContext | None
-    """What a handshake takes; None is plain text."""
-    server_name: str
-    """Expected in its certificate; empty for the host."""
 
 
 class WireSlot:
@@ -29,12 +15,12 @@ class WireSlot:
 
     Args:
         place: where it leads.
-        address: the same in a word, for messages.
     """
 
-    def __init__(self, place: Place, address: str) -> None:
-        self._place, self._address = place, address
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._link: WireLink | None = None
+        self._ending: list[WireLink] = []
         self._opening: asyncio.Task[WireLink] | None = None
         self._closed = False
         self.waiting = 0
@@ -76,9 +62,11 @@ class WireSlot:
         self._closed = True
         if self._opening is not None:
             self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         if self._link is not None:
             self._link.close()
-            await self._link.ended()
+            self._ending.append(self._link)
+        await asyncio.gather(*(link.ended() for link in self._ending))
 
     async def _connected(self) -> WireLink:
         if self._closed:
@@ -90,24 +78,26 @@ class WireSlot:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> WireLink:
-        loop, place = asyncio.get_running_loop(), self._place
-        name = (place.server_name or place.host) if place.tls else None
+        place = self._place
         try:
-            transport, link = await loop.create_connection(
+            transport, link = await asyncio.get_running_loop().create_connection(
                 WireLink,
                 place.host,
                 place.port,
                 ssl=place.tls,
-                server_hostname=name,
+                server_hostname=place.name if place.tls else None,
                 ssl_shutdown_timeout=_GOODBYE_S if place.tls else None,
             )
         except OSError as error:
-            raise LostCallError(UNAVAILABLE, f"failed to connect to {self._address}: {error}") from error
-        secured = transport.get_extra_info("ssl_object")
-        if secured is not None and secured.selected_alpn_protocol() != "h2":
-            link.close()
-            raise LostCallError(UNAVAILABLE, f"{self._address} speaks TLS, but not HTTP/2")
+            raise LostCallError(UNAVAILABLE, f"failed to connect to {place.address}: {error}") from error
+        # Those before it may still wait for the server's last word.
+        self._ending = [one for one in (*self._ending, self._link) if one is not None and not one.is_lost]
         self._link = link
+        try:
+            place.check(transport.get_extra_info("ssl_object"))
+        except LostCallError:
+            link.close()
+            raise
         return link
 
     def _opened(self, task: "asyncio.Task[WireLink]") -> None:
