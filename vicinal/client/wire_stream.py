@@ -1,4 +1,4 @@
-"""A stream of messages both ways, of the asyncio client over plain text."""
+"""A stream of messages both ways, of the asyncio client."""
 
 import asyncio
 from collections import deque
