@@ -52,6 +52,7 @@ class TlsFiles:
         self._tls = tls
         self._paths = [Path(path) for path in (tls.private_key, tls.certificate, tls.client_ca) if path]
         self._seen: list[tuple[int, int]] = []
+        self._contents: list[bytes] = []
         self._context = self._read()
 
     def context(self) -> ssl.SSLContext:
@@ -74,9 +75,9 @@ class TlsFiles:
         return self._for_grpc() if self._look() else None
 
     def _for_grpc(self) -> grpc.ServerCertificateConfiguration:
-        contents = [path.read_bytes() for path in self._paths]
-        root = contents[2] if self._tls.client_ca else None
-        return grpc.ssl_server_certificate_configuration([(contents[0], contents[1])], root_certificates=root)
+        private_key, certificate, *authorities = self._contents
+        root = authorities[0] if authorities else None
+        return grpc.ssl_server_certificate_configuration([(private_key, certificate)], root_certificates=root)
 
     def _look(self) -> bool:
         """Reads the files if they have changed; returns whether they have, and are good."""
@@ -99,8 +100,9 @@ class TlsFiles:
         context.set_alpn_protocols(["h2"])
         try:
             self._seen = self._stamps()
-            for path in self._paths:
-                if b"-----BEGIN " not in path.read_bytes():
+            contents = [path.read_bytes() for path in self._paths]
+            for path, content in zip(self._paths, contents, strict=True):
+                if b"-----BEGIN " not in content:
                     raise InvalidConfigError(f"{path} is not a PEM file", field="tls")
             context.load_cert_chain(tls.certificate, tls.private_key, password=_no_password)
             if tls.client_ca:
@@ -108,11 +110,13 @@ class TlsFiles:
                 context.load_verify_locations(tls.client_ca)
         except ssl.SSLError as error:
             raise InvalidConfigError(
-                f"{' and '.join(map(str, self._paths))} are not a certificate, its key and authorities: {error.reason}",
+                f"{' and '.join(map(str, self._paths))} are not a key, its certificate and authorities: "
+                f"{error.reason or error}",
                 field="tls",
             ) from error
         except OSError as error:
             raise InvalidConfigError(f"cannot read {error.filename}: {error.strerror}", field="tls") from error
+        self._contents = contents
         return context
 
     def _stamps(self) -> list[tuple[int, int]]:

@@ -81,6 +81,8 @@ class Doors:
             listener = self._listeners.pop()
             self._loop.remove_reader(listener)
             listener.close()
+        # What has been accepted begins, so that it is ended by what it began with.
+        await asyncio.sleep(0)
         arriving = list(self._arriving)
         for task in arriving:
             task.cancel()

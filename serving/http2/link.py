@@ -146,6 +146,10 @@ class Link(asyncio.Protocol):
         self.flush()
         self._transport.close()
 
+    def abort(self) -> None:
+        """Ends the connection at once, whatever waits."""
+        self._transport.abort()
+
     # What is sent.
 
     def send(self, stream: Stream) -> None:
@@ -278,7 +282,7 @@ class Link(asyncio.Protocol):
             self.close(ErrorCode.PROTOCOL_ERROR, "no greeting came")
             return
         if silent_s >= limits.keepalive_s + limits.keepalive_wait_s:
-            self._transport.abort()
+            self.abort()
             return
         if silent_s >= limits.keepalive_s:
             self._out.append(frame(Kind.PING, 0, 0, b"vicinal?"))

@@ -124,6 +124,8 @@ class Http2Server:
         await asyncio.gather(*tasks, return_exceptions=True)
         # The last words are under way, and of TLS those of the other end.
         await _until(lambda: not self._links, GOODBYE_S)
+        for link in list(self._links):
+            link.abort()
 
     def _find(self, method: str) -> Any:
         handler = self._known.get(method)

@@ -219,8 +219,8 @@ def test_files_that_are_no_certificates_are_refused(tmp_path: Path, certificates
     for one, key, why in (
         (tmp_path / "none", text, "cannot read"),
         (text, text, "not a PEM file"),
-        (certificate, other_key, "are not a certificate, its key"),
-        (private_key, private_key, "are not a certificate, its key"),
+        (certificate, other_key, "are not a key, its certificate"),
+        (private_key, private_key, "are not a key, its certificate"),
     ):
         settings = load_config(None, assignments=[f"tls.certificate={one}", f"tls.private_key={key}"])
         with pytest.raises(InvalidConfigError, match=why):

@@ -154,7 +154,7 @@ class Link:
             while end - at >= frames.HEADER_BYTES:
                 size, begin = int.from_bytes(data[at : at + 3], "big"), at + frames.HEADER_BYTES
                 if size > _FRAME_BYTES:
-                    self.end(UNAVAILABLE, "what answers does not speak gRPC in plain text")
+                    self.end(UNAVAILABLE, "what answers does not speak HTTP/2, or wants TLS")
                     return
                 if end - begin < size:
                     break
