@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.serving.certificates import Certificates
@@ -84,6 +85,10 @@ def test_two_workers_under_tls_answer_and_end_in_order(workspace: Path, tmp_path
 
     with serving(workspace, *words) as (process, address), Client(address, security=security) as client:
         assert asyncio.run(ask(address)) == {"snapshots/000001"}
+        # Some ten megabytes both ways, more than any window or buffer between.
+        x_QD = np.tile(make_vectors(100, seed=100), (50, 1))
+        found = client.batch_search(x_QD, neighbor_count=90)
+        assert [found[row].item_ids[0] for row in range(len(x_QD))] == [f"item-{row % 100:05d}" for row in range(5000)]
         Store(workspace).activate("2")
         deadline = time.monotonic() + 10
         while client.get_active_snapshot().name != "snapshots/000002" and time.monotonic() < deadline:
