@@ -135,10 +135,10 @@ def install_event_loop() -> None:
 
 async def _serve(duty: Duty) -> None:
     # Seconds of imports, after the checks of the configuration.
-    from serving.access_log import AccessLog  # noqa: PLC0415
-    from serving.metrics import start_metrics  # noqa: PLC0415
-    from serving.security import make_gatekeeper, make_tls  # noqa: PLC0415
-    from serving.server import Server  # noqa: PLC0415
+    from serving.access_log import AccessLog  # noqa: PLC0415 - as said above
+    from serving.metrics import start_metrics  # noqa: PLC0415 - as said above
+    from serving.security import make_gatekeeper, make_tls  # noqa: PLC0415 - as said above
+    from serving.server import Server  # noqa: PLC0415 - as said above
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
